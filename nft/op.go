@@ -1,0 +1,102 @@
+package nft
+
+import (
+	"fmt"
+	"slices"
+)
+
+// Verb is what an Op does.
+type Verb uint8
+
+// The verbs, each one message to nf_tables. Adding what is there is no error; deleting what is not there is.
+const (
+	AddTable Verb = iota
+	DelTable
+	AddSet
+	AddChain
+	AddRule
+	AddElement
+	DelElement
+)
+
+// Op is one change. Ops mean something only together: [Conn.Commit] makes all of them at once.
+type Op struct {
+	Verb    Verb
+	Set     string   // AddSet, AddElement, DelElement
+	Rule    Rule     // AddRule
+	Element Endpoint // AddElement, DelElement; of a hairpin set only Addr
+}
+
+// String is the nft command that the op equals.
+func (o Op) String() string {
+	switch o.Verb {
+	case AddTable:
+		return fmt.Sprintf(`nft add table inet %s '{ comment "%s"; }'`, Table, tableComment)
+	case DelTable:
+		return "nft delete table inet " + Table
+	case AddSet:
+		s := sets[o.Set]
+		return fmt.Sprintf(`nft add set inet %s %s '{ type %s; comment "%s"; }'`, Table, o.Set, s.typeText(), s.comment)
+	case AddChain:
+		return fmt.Sprintf(`nft add chain inet %s %s '{ type nat hook postrouting priority srcnat; policy accept; comment "%s"; }'`,
+			Table, postrouting, chainComment)
+	case AddRule:
+		return fmt.Sprintf(`nft add rule inet %s %s '%s comment "%s"'`, Table, postrouting, o.Rule, o.Rule.comment())
+	}
+	verb := "add"
+	if o.Verb == DelElement {
+		verb = "delete"
+	}
+	return fmt.Sprintf("nft %s element inet %s %s '{ %s }'", verb, Table, o.Set, sets[o.Set].text(o.Element))
+}
+
+// Diff is what turns have into want, in order, to be committed as one transaction. Where the table is
+// not intact (see [State]) or its rules have to differ, that is the whole table, made anew; else just elements.
+// It is empty when there is nothing to do. Both rulesets must be valid.
+func Diff(want, have Ruleset, intact bool) []Op {
+	if !intact || !slices.Equal(canonicalCIDRs(want.ClusterCIDRs), canonicalCIDRs(have.ClusterCIDRs)) {
+		return create(want)
+	}
+	var ops []Op
+	wanted, had := want.elements(), have.elements()
+	each(had, wanted, func(set string, e Endpoint) {
+		ops = append(ops, Op{Verb: AddElement, Set: set, Element: e})
+	})
+	each(wanted, had, func(set string, e Endpoint) {
+		ops = append(ops, Op{Verb: DelElement, Set: set, Element: e})
+	})
+	return ops
+}
+
+// create makes the table anew, whatever is there. Deleting a table that is not there is an error, so
+// it is added first, as `nft -f` scripts do; as one transaction none of it is ever seen half made.
+func create(want Ruleset) []Op {
+	ops := []Op{{Verb: AddTable}, {Verb: DelTable}, {Verb: AddTable}}
+	for _, name := range setOrder {
+		ops = append(ops, Op{Verb: AddSet, Set: name})
+	}
+	ops = append(ops, Op{Verb: AddChain})
+	for _, r := range want.rules() {
+		ops = append(ops, Op{Verb: AddRule, Rule: r})
+	}
+	each(nil, want.elements(), func(set string, e Endpoint) {
+		ops = append(ops, Op{Verb: AddElement, Set: set, Element: e})
+	})
+	return ops
+}
+
+// each calls f for the elements of b that a has not; both are sorted.
+func each(a, b map[string][]Endpoint, f func(set string, e Endpoint)) {
+	for _, name := range setOrder {
+		without := a[name]
+		for _, e := range b[name] {
+			for len(without) > 0 && without[0].compare(e) < 0 {
+				without = without[1:]
+			}
+			if len(without) > 0 && without[0] == e {
+				continue
+			}
+			f(name, e)
+		}
+	}
+}

@@ -1,0 +1,206 @@
+package nft
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netns"
+
+	"github.com/pointsman/pointsman/internal/kerneltest"
+)
+
+// world is a node (the test's own namespace) with an outside client and two pods, each routed over a veth
+// pair of its own, IPv4 and IPv6. The first pod is the only backend, and says whom it sees.
+type world struct {
+	table *Conn
+	in    map[string]netns.NsHandle // "node", "outside", "pod", "backend"
+}
+
+const backendPort = 8080
+
+var worldAddrs = map[string][2]netip.Addr{
+	"outside": {addr("192.0.2.100"), addr("2001:db8::100")},
+	"pod":     {addr("10.244.1.6"), addr("fd00:244::6")},
+	"backend": {addr("10.244.1.5"), addr("fd00:244::5")},
+}
+
+func newWorld(t *testing.T) *world {
+	w := &world{in: map[string]netns.NsHandle{"node": kerneltest.Namespace(t)}}
+	var err error
+	w.table, err = Open()
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = w.table.Close() })
+	for _, key := range []string{"ipv4.ip_forward", "ipv6.conf.all.forwarding"} {
+		sh(t, "sysctl -qw net."+key+"=1")
+	}
+	for i, name := range []string{"outside", "pod", "backend"} {
+		ns := fmt.Sprintf("nft-%s-%d", name, time.Now().UnixNano())
+		sh(t, "ip netns add "+ns)
+		t.Cleanup(func() { sh(t, "ip netns del "+ns) })
+		handle, err := netns.GetFromName(ns)
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = handle.Close() })
+		w.in[name] = handle
+		gateway := [2]string{"10.244.1.1", "fd00:244::1"}
+		if name == "outside" {
+			gateway = [2]string{"192.0.2.1", "2001:db8::1"}
+		}
+		own := worldAddrs[name]
+		sh(t, fmt.Sprintf(`set -e; v=v%d; ns=%s; in="ip -n $ns"
+			ip link add $v type veth peer name eth0 netns $ns; ip link set $v up; $in link set lo up; $in link set eth0 up
+			ip addr add %s/32 dev $v; ip addr add %s/128 dev $v nodad; ip route add %s/32 dev $v; ip route add %s/128 dev $v
+			$in addr add %[5]s/32 dev eth0; $in addr add %[6]s/128 dev eth0 nodad
+			$in route add %[3]s/32 dev eth0; $in route add %[4]s/128 dev eth0; $in route add default via %[3]s; $in route add default via %[4]s`,
+			i, ns, gateway[0], gateway[1], own[0], own[1]))
+	}
+	// As package node makes them.
+	sh(t, `set -e; ip link add vip type dummy; ip link set vip addrgenmode none; ip link set vip up
+		ip addr add 10.96.0.10/32 dev vip scope host; ip addr add fd00:96::10/128 dev vip nodad preferred_lft 0`)
+	var rules strings.Builder
+	for _, vip := range []string{"192.0.2.1:30080", "192.0.2.1:31080", "10.96.0.10:80", "[2001:db8::1]:30080", "[2001:db8::1]:31080", "[fd00:96::10]:80"} {
+		real := "10.244.1.5:8080"
+		if vip[0] == '[' {
+			real = "[fd00:244::5]:8080"
+		}
+		for _, flag := range []string{"-t", "-u"} {
+			fmt.Fprintf(&rules, "-A %s %s -s rr\n-a %[1]s %[2]s -r %[3]s -m\n", flag, vip, real)
+		}
+	}
+	sh(t, "ipvsadm -R <<'END' && sysctl -qw net.ipv4.vs.conntrack=1\n"+rules.String()+"END\n")
+	w.serve(t)
+	return w
+}
+
+// serve has the backend tell every client the address that it sees.
+func (w *world) serve(t *testing.T) {
+	for _, a := range worldAddrs["backend"] {
+		at := netip.AddrPortFrom(a, backendPort)
+		require.NoError(t, kerneltest.In(w.in["backend"], func() error {
+			l, err := net.Listen("tcp", at.String())
+			if err != nil {
+				return err
+			}
+			t.Cleanup(func() { _ = l.Close() })
+			p, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(at))
+			if err != nil {
+				return err
+			}
+			t.Cleanup(func() { _ = p.Close() })
+			go func() {
+				for {
+					c, err := l.Accept()
+					if err != nil {
+						return
+					}
+					_, _ = io.WriteString(c, c.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap().String())
+					_ = c.Close()
+				}
+			}()
+			go func() {
+				var b [64]byte
+				for {
+					_, from, err := p.ReadFromUDPAddrPort(b[:])
+					if err != nil {
+						return
+					}
+					_, _ = p.WriteToUDPAddrPort([]byte(from.Addr().Unmap().String()), from)
+				}
+			}()
+			return nil
+		}))
+	}
+}
+
+// seen connects and gives back the client's address as the backend saw it.
+func (w *world) seen(from, network, to string) string {
+	var answer []byte
+	err := kerneltest.In(w.in[from], func() error {
+		c, err := net.DialTimeout(network, to, 5*time.Second)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = c.Close() }()
+		_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+		if network == "udp" {
+			if _, err := c.Write([]byte("?")); err != nil {
+				return err
+			}
+			answer = make([]byte, 64)
+			n, err := c.Read(answer)
+			answer = answer[:n]
+			return err
+		}
+		answer, err = io.ReadAll(c)
+		return err
+	})
+	if err != nil {
+		return err.Error()
+	}
+	return string(answer)
+}
+
+func TestKernelTraffic(t *testing.T) {
+	w := newWorld(t)
+	want := Ruleset{Virtual: map[Endpoint]Masquerade{}, Hairpin: map[netip.Addr]struct{}{}}
+	for _, protocol := range []uint8{6, 17} {
+		for _, a := range []string{"192.0.2.1", "2001:db8::1"} {
+			want.Virtual[Endpoint{protocol, addr(a), 30080}] = Always
+		}
+		for _, a := range []string{"10.96.0.10", "fd00:96::10"} {
+			want.Virtual[Endpoint{protocol, addr(a), 80}] = ClusterIP
+		}
+	}
+	for _, a := range worldAddrs["backend"] {
+		want.Hairpin[a] = struct{}{}
+	}
+	const (
+		own  = "" // the client's own address
+		node = "node"
+	)
+	type expect map[string]string // by client
+	for _, round := range []struct {
+		name  string
+		cidrs []netip.Prefix
+		ways  map[string]expect
+	}{
+		{"with pod networks", []netip.Prefix{cidr("10.244.0.0/16"), cidr("fd00:244::/48")}, map[string]expect{
+			"nodeport":  {"outside": node, "pod": node, "node": node, "backend": node},
+			"clusterip": {"outside": node, "pod": own, "node": node, "backend": node},
+			"local":     {"outside": own, "pod": own, "backend": node},
+		}},
+		{"without", nil, map[string]expect{
+			"nodeport":  {"outside": node, "pod": node, "node": node, "backend": node},
+			"clusterip": {"outside": own, "pod": own, "node": node, "backend": node},
+			"local":     {"outside": own, "pod": own, "backend": node},
+		}},
+	} {
+		want.ClusterCIDRs = round.cidrs
+		_, err := w.table.Apply(want)
+		require.NoError(t, err)
+		for way, clients := range round.ways {
+			for client, source := range clients {
+				for i, family := range []string{"ipv4", "ipv6"} {
+					vip := map[string][2]string{
+						"nodeport": {"192.0.2.1:30080", "[2001:db8::1]:30080"}, "local": {"192.0.2.1:31080", "[2001:db8::1]:31080"},
+						"clusterip": {"10.96.0.10:80", "[fd00:96::10]:80"},
+					}[way][i]
+					expected := [2]string{"10.244.1.1", "fd00:244::1"}[i]
+					if source == own {
+						expected = worldAddrs[client][i].String()
+					}
+					for _, network := range []string{"tcp", "udp"} {
+						t.Run(strings.Join([]string{round.name, way, "from", client, network, family}, " "), func(t *testing.T) {
+							require.Equal(t, expected, w.seen(client, network, vip))
+						})
+					}
+				}
+			}
+		}
+	}
+}
