@@ -1,0 +1,88 @@
+package endpoints
+
+import (
+	"net/netip"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/pointsman/pointsman/api/v1alpha1"
+)
+
+// Snapshot is all that could get traffic, at one moment. It is immutable: whoever holds one may read
+// it from any goroutine and must not change it.
+type Snapshot struct {
+	Servers []Server // sorted by Key; accepted ones and refused ones
+	// Errors are the sources that could not be used as they are now (a manifest that does not parse,
+	// say), sorted. What they last declared rightly is still part of Servers.
+	Errors []SourceError
+}
+
+// SourceError says why a source is not in force as it stands.
+type SourceError struct {
+	Source  string // file path
+	Message string // object, field, value and the mend, with file and line
+}
+
+// Server is one VirtualServer, resolved against its Service and EndpointSlices.
+type Server struct {
+	Key types.NamespacedName
+	// Spec is what the user declared, with defaults filled in.
+	Spec v1alpha1.VirtualServerSpec
+	// Digest identifies the text that declared the VirtualServer: hex SHA-256 of the manifest file's
+	// bytes. `switch --wait` knows by it that its edit was seen.
+	Digest string
+	// Refused, when not nil, says why the VirtualServer is not in force; Ports is then empty.
+	Refused *Refusal
+	// Affinity is the session affinity timeout in seconds (Service.spec.sessionAffinity ClientIP); 0: none.
+	Affinity uint32
+	Ports    []Port // in the Service's order
+}
+
+// Refusal is the reason and the mend, as in the condition Accepted=False.
+type Refusal struct {
+	Reason  string // CamelCase: ServiceNotFound, ServiceNotLabelled, ServiceTaken, PortTaken…
+	Message string
+}
+
+// Port is one port of the Service: the ways in to it, and the endpoints behind it.
+type Port struct {
+	Name      string // Service port name; may be ""
+	Protocol  corev1.Protocol
+	Ways      []Way      // sorted, without duplicates
+	Endpoints []Endpoint // of every colour, sorted by Addr, Port; no two with the same Addr and Port
+}
+
+// WayKind is the kind of address by which clients reach a port.
+type WayKind string
+
+// Ways in to a Service.
+const (
+	NodePort       WayKind = "NodePort"
+	ClusterIP      WayKind = "ClusterIP"
+	ExternalIP     WayKind = "ExternalIP"
+	LoadBalancerIP WayKind = "LoadBalancerIP"
+)
+
+// Way is one address and port by which clients reach a Service port.
+type Way struct {
+	Kind WayKind
+	// Addr is the virtual address. For NodePort it is the unspecified address of the family (0.0.0.0
+	// or ::), and stands for every address of the node in that family.
+	Addr netip.Addr
+	Port uint16
+	// LocalOnly: only endpoints on this node may be used and the client's address is kept
+	// (externalTrafficPolicy or internalTrafficPolicy Local).
+	LocalOnly bool
+}
+
+// Endpoint is one address and port behind a Service port.
+type Endpoint struct {
+	Addr   netip.Addr
+	Port   uint16
+	Colour string // value of the colour label; "" when the endpoint has none
+	Node   string // nodeName of the endpoint, or ""
+	// As in discovery.k8s.io/v1 EndpointConditions, with nil resolved (Ready and Serving default to
+	// true, Terminating to false).
+	Ready, Serving, Terminating bool
+}
