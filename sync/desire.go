@@ -1,0 +1,271 @@
+package sync
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/pointsman/pointsman/api/v1alpha1"
+	"github.com/pointsman/pointsman/endpoints"
+	"github.com/pointsman/pointsman/ipvs"
+	"github.com/pointsman/pointsman/nft"
+	"github.com/pointsman/pointsman/rollout"
+)
+
+// Target is what the kernel should hold.
+type Target struct {
+	Servers map[ipvs.Key]*VirtualServer
+	// Masquerade is the desired content of our nftables table.
+	Masquerade nft.Ruleset
+	// Addresses are those that the dummy device should hold where no interface does, sorted.
+	Addresses []netip.Addr
+	// Held are the owners that are declared in a way that cannot be served, and of which nothing
+	// better is known: their virtual servers stay as they are.
+	Held map[types.NamespacedName]bool
+	// Problems are what could not be had, by VirtualServer.
+	Problems map[types.NamespacedName][]string
+}
+
+// VirtualServer is one IPVS virtual server as it should be.
+type VirtualServer struct {
+	Owner   types.NamespacedName // the VirtualServer object
+	Service ipvs.Service
+	Reals   []ipvs.RealServer // of the active colour only, sorted, each with weight > 0
+	Drain   DrainPolicy
+	// Masquerade is the class of the address in our nftables table; nil where packets are not
+	// masqueraded.
+	Masquerade *nft.Masquerade
+	// OnDummy: the dummy device holds the address, unless an interface of the node does.
+	OnDummy bool
+
+	// What the real servers were derived from, to tell their colours.
+	from       []endpoints.Endpoint
+	way        endpoints.Way
+	forwarding v1alpha1.ForwardingMethod
+}
+
+// Colour is the colour of a real server among all endpoints behind v, "" when it is none of them.
+func (v *VirtualServer) Colour(key ipvs.RealKey) string {
+	if v == nil {
+		return ""
+	}
+	for _, e := range v.from {
+		if realServer(e, v.way, v.forwarding).RealKey == key {
+			return e.Colour
+		}
+	}
+	return ""
+}
+
+// DrainPolicy says how long a real server may drain, and what then.
+type DrainPolicy struct {
+	Timeout time.Duration `json:"timeout"`
+	Cut     bool          `json:"cut,omitempty"` // delete it then, which cuts its connections; else keep it
+}
+
+// Input is all that a Target follows from.
+type Input struct {
+	Snapshot *endpoints.Snapshot
+	Rollouts map[types.NamespacedName]rollout.State
+	NodeName string
+	// NodeAddresses are those of this node's addresses that serve node ports.
+	NodeAddresses []netip.Addr
+	// ClusterCIDRs are the pod networks: a client from elsewhere that uses a ClusterIP is masqueraded.
+	ClusterCIDRs []netip.Prefix
+}
+
+// Desire derives the target. It is pure; its cost is linear in ways in × endpoints.
+func Desire(in Input) Target {
+	t := Target{
+		Servers:  map[ipvs.Key]*VirtualServer{},
+		Held:     map[types.NamespacedName]bool{},
+		Problems: map[types.NamespacedName][]string{},
+		Masquerade: nft.Ruleset{
+			Virtual: map[nft.Endpoint]nft.Masquerade{}, Hairpin: map[netip.Addr]struct{}{}, ClusterCIDRs: in.ClusterCIDRs,
+		},
+	}
+	for i := range in.Snapshot.Servers {
+		s := &in.Snapshot.Servers[i]
+		if s.Refused != nil {
+			t.Held[s.Key] = true
+			continue
+		}
+		for j := range s.Ports {
+			t.addPort(in, s, &s.Ports[j])
+		}
+	}
+	for key, v := range t.Servers {
+		if v.Masquerade != nil {
+			t.Masquerade.Virtual[MasqueradeElement(key)] = *v.Masquerade
+		}
+		if v.OnDummy {
+			t.Addresses = append(t.Addresses, key.Addr)
+		}
+		if v.Masquerade != nil {
+			for _, r := range v.Reals {
+				t.Masquerade.Hairpin[r.Addr] = struct{}{}
+			}
+		}
+	}
+	slices.SortFunc(t.Addresses, netip.Addr.Compare)
+	t.Addresses = slices.Compact(t.Addresses)
+	return t
+}
+
+// addPort adds the virtual servers of every way in to one Service port.
+func (t *Target) addPort(in Input, s *endpoints.Server, p *endpoints.Port) {
+	active := in.Rollouts[s.Key].Active
+	for _, way := range p.Ways {
+		addresses := []netip.Addr{way.Addr}
+		if way.Kind == endpoints.NodePort {
+			addresses = sameFamily(in.NodeAddresses, way.Addr)
+		}
+		reals := usable(p.Endpoints, active, way, in.NodeName)
+		for _, addr := range addresses {
+			key := ipvs.Key{Protocol: protocols[p.Protocol], Addr: addr, Port: way.Port}
+			if other, taken := t.Servers[key]; taken {
+				if other.Owner != s.Key {
+					t.Problems[s.Key] = append(t.Problems[s.Key], fmt.Sprintf("%s is served for VirtualServer %s already; give one of them another port", key, other.Owner))
+				}
+				continue
+			}
+			v := &VirtualServer{
+				Owner:   s.Key,
+				Service: service(key, s),
+				OnDummy: way.Kind != endpoints.NodePort,
+				Drain: DrainPolicy{
+					Timeout: s.Spec.Switch.Drain.Timeout.Duration,
+					Cut:     s.Spec.Switch.Drain.OnTimeout == v1alpha1.DrainCut,
+				},
+			}
+			v.Masquerade = masqueradeClass(way, s.Spec.Forwarding)
+			v.from, v.way, v.forwarding = p.Endpoints, way, s.Spec.Forwarding
+			for _, e := range reals {
+				r := realServer(e, way, s.Spec.Forwarding)
+				// Without port translation, two ports of one address are one real server.
+				if n := len(v.Reals); n == 0 || v.Reals[n-1].RealKey != r.RealKey {
+					v.Reals = append(v.Reals, r)
+				}
+			}
+			t.Servers[key] = v
+		}
+	}
+}
+
+var protocols = map[corev1.Protocol]ipvs.Protocol{
+	corev1.ProtocolTCP: ipvs.TCP, corev1.ProtocolUDP: ipvs.UDP, corev1.ProtocolSCTP: ipvs.SCTP,
+}
+
+// usable are the endpoints of a colour that may get new connections by this way: the ready ones;
+// where no one is ready, those that still serve while they terminate, as kube-proxy does.
+func usable(all []endpoints.Endpoint, colour string, way endpoints.Way, node string) []endpoints.Endpoint {
+	pick := func(good func(endpoints.Endpoint) bool) (out []endpoints.Endpoint) {
+		for _, e := range all {
+			if e.Colour != colour || e.Colour == "" || e.Addr.Is4() != way.Addr.Is4() || way.LocalOnly && e.Node != node {
+				continue
+			}
+			if good(e) {
+				out = append(out, e)
+			}
+		}
+		return out
+	}
+	if ready := pick(func(e endpoints.Endpoint) bool { return e.Ready }); len(ready) > 0 {
+		return ready
+	}
+	return pick(func(e endpoints.Endpoint) bool { return e.Serving && e.Terminating })
+}
+
+// Ready counts, by colour, the ready endpoints of a server that could serve every one of its ports:
+// the smallest number over them. A colour that lacks a port counts 0.
+func Ready(s *endpoints.Server) map[string]int {
+	var least map[string]int
+	for i := range s.Ports {
+		n := map[string]int{}
+		for _, e := range s.Ports[i].Endpoints {
+			if e.Ready && e.Colour != "" {
+				n[e.Colour]++
+			}
+		}
+		if least == nil {
+			least = n
+			continue
+		}
+		for c := range least {
+			least[c] = min(least[c], n[c])
+		}
+	}
+	return least
+}
+
+// service is the IPVS service of a key as its VirtualServer asks for it.
+func service(key ipvs.Key, s *endpoints.Server) ipvs.Service {
+	out := ipvs.Service{Key: key, Scheduler: s.Spec.Scheduler.Name, Netmask: 0xffffffff}
+	if key.Addr.Is6() {
+		out.Netmask = 128
+	}
+	// A scheduler that hashes refuses the clients whose slot is at weight 0 unless it may fall back.
+	if s.Spec.Scheduler.Name == "sh" || s.Spec.Scheduler.Name == "mh" {
+		out.Flags |= ipvs.Sched1
+	}
+	for _, f := range s.Spec.Scheduler.Flags {
+		out.Flags |= schedulerFlags[f]
+	}
+	if s.Affinity > 0 {
+		out.Flags |= ipvs.Persistent
+		out.Timeout = s.Affinity
+	}
+	return out
+}
+
+// schedulerFlags are the names that ipvsadm -b knows (IP_VS_SVC_F_SCHED_SH_* and _MH_*, linux/ip_vs.h).
+var schedulerFlags = map[string]ipvs.ServiceFlags{
+	"flag-1": ipvs.Sched1, "flag-2": ipvs.Sched2, "flag-3": ipvs.Sched3,
+	"sh-fallback": ipvs.Sched1, "sh-port": ipvs.Sched2,
+	"mh-fallback": ipvs.Sched1, "mh-port": ipvs.Sched2,
+}
+
+// realServer is an endpoint as a real server. Only masquerading can translate the port.
+func realServer(e endpoints.Endpoint, way endpoints.Way, forwarding v1alpha1.ForwardingMethod) ipvs.RealServer {
+	r := ipvs.RealServer{RealKey: ipvs.RealKey{Addr: e.Addr, Port: e.Port}, Weight: 1}
+	switch forwarding {
+	case v1alpha1.Tunnel:
+		r.Forwarding, r.Port = ipvs.Tunnel, way.Port
+	case v1alpha1.Direct:
+		r.Forwarding, r.Port = ipvs.Direct, way.Port
+	}
+	return r
+}
+
+// masqueradeClass is how clients of a way are masqueraded, nil for not at all.
+func masqueradeClass(way endpoints.Way, forwarding v1alpha1.ForwardingMethod) *nft.Masquerade {
+	class := nft.Always
+	switch {
+	case forwarding != v1alpha1.Masquerade:
+		return nil
+	case way.Kind == endpoints.ClusterIP:
+		class = nft.ClusterIP
+	case way.LocalOnly:
+		return nil // the client's own address must reach the backend
+	}
+	return &class
+}
+
+// MasqueradeElement is the element of our nftables table that stands for a virtual server.
+func MasqueradeElement(k ipvs.Key) nft.Endpoint {
+	return nft.Endpoint{Protocol: uint8(k.Protocol), Addr: k.Addr, Port: k.Port}
+}
+
+func sameFamily(addrs []netip.Addr, as netip.Addr) []netip.Addr {
+	var out []netip.Addr
+	for _, a := range addrs {
+		if a.Is4() == as.Is4() {
+			out = append(out, a)
+		}
+	}
+	return out
+}

@@ -1,0 +1,190 @@
+package sync
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/pointsman/pointsman/internal/atomicfile"
+	"github.com/pointsman/pointsman/ipvs"
+	"github.com/pointsman/pointsman/rollout"
+)
+
+// Ledger is what has to be known across restarts: which virtual servers in the kernel are ours,
+// since when their real servers drain, where each rollout stands, and what sysctls held before us.
+// It is written before the kernel is, so what a killed daemon had made is known to the next.
+type Ledger struct {
+	Owned    map[ipvs.Key]*Owned
+	Rollouts map[types.NamespacedName]rollout.State
+	// Sysctls are the values that we found and changed, for cleanup to put back.
+	Sysctls map[string]string
+}
+
+// Owned is a virtual server that is ours.
+type Owned struct {
+	Owner types.NamespacedName
+	// Drain is kept here since it outlives the declaration of the virtual server.
+	Drain    DrainPolicy
+	Draining map[ipvs.RealKey]Draining
+}
+
+// Draining is a real server that gets no new connections any more.
+type Draining struct {
+	Colour string // "" when it was never known
+	Since  time.Time
+}
+
+// ledgerFile is the name of the ledger in the state directory.
+const ledgerFile = "state.json"
+
+// NewLedger is a ledger of nothing.
+func NewLedger() *Ledger {
+	return &Ledger{
+		Owned:    map[ipvs.Key]*Owned{},
+		Rollouts: map[types.NamespacedName]rollout.State{},
+		Sysctls:  map[string]string{},
+	}
+}
+
+// Owns says whether a virtual server is ours.
+func (l *Ledger) Owns(k ipvs.Key) bool { return l.Owned[k] != nil }
+
+// The file: sorted, so that equal ledgers are equal bytes.
+type ledgerJSON struct {
+	// Boot is the boot that the owned virtual servers belong to: none of them outlives it, and what
+	// stands in their place after it is somebody else's.
+	Boot     string                   `json:"boot"`
+	Owned    []ownedJSON              `json:"owned"`
+	Rollouts map[string]rollout.State `json:"rollouts"`
+	Sysctls  map[string]string        `json:"sysctls,omitempty"`
+}
+
+type ownedJSON struct {
+	Key      keyJSON        `json:"key"`
+	Owner    string         `json:"owner"`
+	Drain    DrainPolicy    `json:"drain"`
+	Draining []drainingJSON `json:"draining,omitempty"`
+}
+
+type keyJSON = ipvs.Key
+
+type drainingJSON struct {
+	Real   ipvs.RealKey `json:"real"`
+	Colour string       `json:"colour,omitempty"`
+	Since  time.Time    `json:"since"`
+}
+
+// LoadLedger reads the ledger of a state directory. A directory without one gives an empty ledger;
+// one that cannot be read is an error, for without it nobody knows what is ours.
+func LoadLedger(stateDir string) (*Ledger, error) {
+	path := filepath.Join(stateDir, ledgerFile)
+	l := NewLedger()
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return l, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the ledger: %w", err)
+	}
+	var j ledgerJSON
+	if err := json.Unmarshal(text, &j); err != nil {
+		return nil, fmt.Errorf("reading the ledger %s: %w; if it cannot be mended, `ipvsadm -D` the virtual servers that were ours and remove it", path, err)
+	}
+	for name, s := range j.Rollouts {
+		l.Rollouts[parseName(name)] = s
+	}
+	if boot, err := bootID(); err != nil {
+		return nil, err
+	} else if boot != j.Boot {
+		return l, nil
+	}
+	for _, o := range j.Owned {
+		owned := &Owned{Owner: parseName(o.Owner), Drain: o.Drain, Draining: map[ipvs.RealKey]Draining{}}
+		for _, d := range o.Draining {
+			owned.Draining[d.Real] = Draining{Colour: d.Colour, Since: d.Since}
+		}
+		l.Owned[o.Key] = owned
+	}
+	for k, v := range j.Sysctls {
+		l.Sysctls[k] = v
+	}
+	return l, nil
+}
+
+// encode is the text of the ledger file.
+func (l *Ledger) encode() ([]byte, error) {
+	boot, err := bootID()
+	if err != nil {
+		return nil, err
+	}
+	j := ledgerJSON{Boot: boot, Owned: []ownedJSON{}, Rollouts: map[string]rollout.State{}, Sysctls: l.Sysctls}
+	for name, s := range l.Rollouts {
+		j.Rollouts[name.String()] = s
+	}
+	for key, o := range l.Owned {
+		e := ownedJSON{Key: key, Owner: o.Owner.String(), Drain: o.Drain}
+		for real, d := range o.Draining {
+			e.Draining = append(e.Draining, drainingJSON{Real: real, Colour: d.Colour, Since: d.Since})
+		}
+		slices.SortFunc(e.Draining, func(a, b drainingJSON) int { return compareReals(a.Real, b.Real) })
+		j.Owned = append(j.Owned, e)
+	}
+	slices.SortFunc(j.Owned, func(a, b ownedJSON) int { return compareKeys(a.Key, b.Key) })
+	return json.MarshalIndent(j, "", " ")
+}
+
+// ledgerStore writes a ledger to the state directory when it differs from what is there.
+type ledgerStore struct {
+	dir  string
+	last string
+}
+
+func (s *ledgerStore) save(l *Ledger) error {
+	text, err := l.encode()
+	if err != nil {
+		return fmt.Errorf("writing the ledger: %w", err)
+	}
+	if string(text) == s.last {
+		return nil
+	}
+	if err := atomicfile.Write(filepath.Join(s.dir, ledgerFile), text, 0o644); err != nil {
+		return fmt.Errorf("writing the ledger: %w", err)
+	}
+	s.last = string(text)
+	return nil
+}
+
+func bootID() (string, error) {
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("reading the boot's id: %w", err)
+	}
+	return strings.TrimSpace(string(id)), nil
+}
+
+func parseName(s string) types.NamespacedName {
+	namespace, name, _ := strings.Cut(s, "/")
+	return types.NamespacedName{Namespace: namespace, Name: name}
+}
+
+func compareKeys(a, b ipvs.Key) int {
+	return cmp.Or(
+		cmp.Compare(a.Mark, b.Mark),
+		a.Addr.Compare(b.Addr),
+		cmp.Compare(a.Port, b.Port),
+		cmp.Compare(a.Protocol, b.Protocol),
+	)
+}
+
+func compareReals(a, b ipvs.RealKey) int {
+	return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Port, b.Port))
+}

@@ -1,0 +1,125 @@
+package sync
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/pointsman/pointsman/ipvs"
+	"github.com/pointsman/pointsman/nft"
+	"github.com/pointsman/pointsman/node"
+)
+
+// Plan is what a pass would do now, and what it could not do; it writes nothing.
+func (r *Reconciler) Plan(ctx context.Context) (ops []fmt.Stringer, warnings []string, err error) {
+	if r.ledger, err = LoadLedger(r.StateDir); err != nil {
+		return nil, nil, err
+	}
+	if err := r.derive(true); err != nil {
+		return nil, nil, err
+	}
+	have, err := r.read(ctx, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	r.noteDraining(have.services)
+	p := r.plan(have)
+	for _, c := range p.conflicts {
+		warnings = append(warnings, c.Error())
+	}
+	for _, s := range r.snapshot.Servers {
+		if s.Refused != nil {
+			warnings = append(warnings, fmt.Sprintf("VirtualServer %s: %s: %s", s.Key, s.Refused.Reason, s.Refused.Message))
+		}
+		if state := r.ledger.Rollouts[s.Key]; state.Message != "" {
+			warnings = append(warnings, fmt.Sprintf("VirtualServer %s: %s", s.Key, state.Message))
+		}
+		warnings = append(warnings, r.target.Problems[s.Key]...)
+	}
+	return p.Ops(), warnings, nil
+}
+
+// Cleanup removes all that is ours from the kernel, or with dryRun only says how. Unlike a pass it
+// waits for no connection. What fails is joined; the ledger keeps what could not be removed.
+func (r *Reconciler) Cleanup(ctx context.Context, dryRun bool) (ops []fmt.Stringer, err error) {
+	if r.ledger, err = LoadLedger(r.StateDir); err != nil {
+		return nil, err
+	}
+	r.store.dir = r.StateDir
+	services, err := r.IPVS.Read(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("reading the IPVS table: %w", err)
+	}
+	var table []ipvs.Op
+	for i := range services {
+		if r.ledger.Owns(services[i].Key) {
+			table = append(table, ipvs.Op{Verb: ipvs.DelService, Service: services[i].Service})
+			ops = append(ops, table[len(table)-1])
+		}
+	}
+	_, rules, err := r.NFT.Read()
+	if err != nil {
+		return nil, fmt.Errorf("reading the nftables table: %w", err)
+	}
+	if rules.Present {
+		ops = append(ops, nft.Op{Verb: nft.DelTable})
+	}
+	device, err := r.Node.ReadDevice()
+	if err != nil {
+		return nil, err
+	}
+	remove := node.DiffDevice(nil, device)
+	ops = appendOps(ops, remove)
+	var back []node.SysctlDiff
+	for _, s := range node.Sysctls(true) {
+		if before, changed := r.ledger.Sysctls[s.Key]; changed {
+			s.Want = before
+			back = append(back, node.SysctlDiff{Sysctl: s})
+		}
+	}
+	ops = appendOps(ops, back)
+	if dryRun {
+		return ops, nil
+	}
+	var failed []error
+	if err := r.IPVS.Apply(ctx, table); err != nil {
+		failed = append(failed, fmt.Errorf("removing virtual servers: %w", err))
+	} else {
+		r.ledger.Owned = map[ipvs.Key]*Owned{}
+	}
+	if rules.Present {
+		if err := r.NFT.Delete(); err != nil {
+			failed = append(failed, fmt.Errorf("removing the nftables table: %w", err))
+		}
+	}
+	if err := r.Node.ApplyDevice(remove); err != nil {
+		failed = append(failed, err)
+	}
+	if err := r.Node.SetSysctls(back); err != nil {
+		failed = append(failed, err)
+	} else {
+		r.ledger.Sysctls = map[string]string{}
+	}
+	return ops, errors.Join(append(failed, r.store.save(r.ledger))...)
+}
+
+// Colours gives a function that tells the colour of a real server, "" for one that is none of ours:
+// as it is declared and, of those that drain and are not declared any more, as the ledger remembers it.
+func (r *Reconciler) Colours() (func(ipvs.Key, ipvs.RealKey) string, error) {
+	var err error
+	if r.ledger, err = LoadLedger(r.StateDir); err != nil {
+		return nil, err
+	}
+	if err := r.derive(true); err != nil {
+		return nil, err
+	}
+	return func(key ipvs.Key, real ipvs.RealKey) string {
+		if colour := r.target.Servers[key].Colour(real); colour != "" {
+			return colour
+		}
+		if o := r.ledger.Owned[key]; o != nil {
+			return o.Draining[real].Colour
+		}
+		return ""
+	}, nil
+}

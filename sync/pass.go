@@ -1,0 +1,189 @@
+package sync
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/pointsman/pointsman/ipvs"
+	"github.com/pointsman/pointsman/nft"
+	"github.com/pointsman/pointsman/node"
+)
+
+// kernel is all that one reading of the kernel gave.
+type kernel struct {
+	services   []ipvs.ServiceInfo
+	generation uint32 // of nftables, read before the table was
+	rules      nft.Ruleset
+	intact     bool
+	sysctls    []node.SysctlDiff
+	device     node.Device
+}
+
+// plan is what one round is about to do, in the order of its fields: what has to be there before
+// packets come is first.
+type plan struct {
+	sysctls   []node.SysctlDiff
+	device    []node.DeviceOp
+	nft       []nft.Op
+	ipvs      []ipvs.Op
+	conflicts []Conflict
+}
+
+func (p plan) empty() bool { return len(p.sysctls)+len(p.device)+len(p.nft)+len(p.ipvs) == 0 }
+
+// Ops are the plan's ops in order, each printing as the command that it equals.
+func (p plan) Ops() []fmt.Stringer {
+	var ops []fmt.Stringer
+	ops = appendOps(ops, p.sysctls)
+	ops = appendOps(ops, p.device)
+	ops = appendOps(ops, p.nft)
+	return appendOps(ops, p.ipvs)
+}
+
+func appendOps[T fmt.Stringer](ops []fmt.Stringer, more []T) []fmt.Stringer {
+	for _, op := range more {
+		ops = append(ops, op)
+	}
+	return ops
+}
+
+// pending are the owners of virtual servers that a plan changes or cannot have, but for what it
+// deletes: a real server that has drained serves no more either way.
+func (p plan) pending(t Target) map[types.NamespacedName]bool {
+	out := make(map[types.NamespacedName]bool, len(p.conflicts))
+	for _, op := range p.ipvs {
+		if v := t.Servers[op.Service.Key]; v != nil && op.Verb != ipvs.DelReal {
+			out[v.Owner] = true
+		}
+	}
+	for _, c := range p.conflicts {
+		out[c.Server.Owner] = true
+	}
+	return out
+}
+
+// schedulers are those that a plan asks IPVS for.
+func (p plan) schedulers() map[string]bool {
+	out := make(map[string]bool)
+	for _, op := range p.ipvs {
+		if op.Verb == ipvs.AddService || op.Verb == ipvs.EditService {
+			out[op.Service.Scheduler] = true
+		}
+	}
+	return out
+}
+
+// read reads the kernel; of the IPVS table what is asked for, the rest is as it was last read. Our
+// nftables table is read only when anything in nftables has changed since it was last seen.
+func (r *Reconciler) read(ctx context.Context, what *touched) (kernel, error) {
+	var k kernel
+	var err error
+	if err := r.table.read(ctx, r.IPVS, what); err != nil {
+		return k, err
+	}
+	k.services = r.table.services
+	if k.generation, err = r.NFT.Generation(); err != nil {
+		return k, fmt.Errorf("reading nftables' generation: %w", err)
+	}
+	if k.generation == r.rulesSeen.generation {
+		k.rules, k.intact = r.rulesSeen.rules, r.rulesSeen.intact
+	} else {
+		rules, state, err := r.NFT.Read()
+		if err != nil {
+			return k, fmt.Errorf("reading the nftables table: %w", err)
+		}
+		k.rules, k.intact, k.generation = rules, state.Intact, state.Generation
+		r.rulesSeen.generation, r.rulesSeen.rules, r.rulesSeen.intact = k.generation, rules, state.Intact
+	}
+	sysctls, err := r.Node.CheckSysctls(node.Sysctls(r.target.ipv6()))
+	if err != nil {
+		return k, err
+	}
+	k.sysctls = slices.DeleteFunc(sysctls, func(d node.SysctlDiff) bool { return d.Missing && d.Optional })
+	if k.device, err = r.Node.ReadDevice(); err != nil {
+		return k, err
+	}
+	return k, nil
+}
+
+// ipv6 is whether there is an IPv6 virtual server.
+func (t *Target) ipv6() bool {
+	for key := range t.Servers {
+		if key.Addr.Is6() {
+			return true
+		}
+	}
+	return false
+}
+
+// plan is what leads from what was read to the target.
+func (r *Reconciler) plan(have kernel) plan {
+	p := plan{sysctls: have.sysctls}
+	// A virtual server that drains keeps its masquerade and its address until it is gone.
+	masquerade, addresses := r.target.Masquerade, r.target.Addresses
+	cloned := false
+	for i := range have.services {
+		key := have.services[i].Key
+		if r.target.Servers[key] != nil || !r.ledger.Owns(key) {
+			continue
+		}
+		if class, ok := have.rules.Virtual[MasqueradeElement(key)]; ok {
+			if !cloned {
+				masquerade.Virtual, cloned = maps.Clone(masquerade.Virtual), true
+			}
+			masquerade.Virtual[MasqueradeElement(key)] = class
+		}
+		if slices.Contains(have.device.Addresses, key.Addr) {
+			addresses = append(addresses[:len(addresses):len(addresses)], key.Addr)
+		}
+	}
+	p.device = node.DiffDevice(addresses, have.device)
+	p.nft = nft.Diff(masquerade, have.rules, have.intact)
+	p.ipvs, p.conflicts = PlanIPVS(r.target, have.services, r.ledger, time.Now())
+	return p
+}
+
+// apply runs a plan: what has to be there before packets come, then the virtual servers. What fails
+// is joined and does not keep the rest from being done.
+func (r *Reconciler) apply(ctx context.Context, p plan) error {
+	started := time.Now()
+	for _, op := range p.Ops() {
+		r.Log.Debug(op.String())
+	}
+	var failed []error
+	for name := range p.schedulers() {
+		if err := r.Node.EnsureScheduler(name); err != nil {
+			failed = append(failed, err)
+		}
+	}
+	if len(p.sysctls) > 0 {
+		if err := r.Node.SetSysctls(p.sysctls); err != nil {
+			failed = append(failed, err)
+		}
+	}
+	if len(p.device) > 0 {
+		if err := r.Node.ApplyDevice(p.device); err != nil {
+			failed = append(failed, err)
+		}
+	}
+	if len(p.nft) > 0 {
+		if err := r.NFT.Commit(p.nft); err != nil {
+			failed = append(failed, fmt.Errorf("writing the nftables table: %w", err))
+		}
+	}
+	if len(p.ipvs) > 0 {
+		if err := r.IPVS.Apply(ctx, p.ipvs); err != nil {
+			r.disown(err)
+			failed = append(failed, fmt.Errorf("writing the IPVS table: %w", err))
+		}
+	}
+	r.Log.WithField("ops", len(p.ipvs)+len(p.nft)+len(p.device)+len(p.sysctls)).
+		WithField("ms", float64(time.Since(started).Microseconds())/1000).Info("applied a plan")
+	return errors.Join(failed...)
+}

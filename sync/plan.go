@@ -1,0 +1,140 @@
+package sync
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/pointsman/pointsman/ipvs"
+)
+
+// PlanIPVS gives the ops that lead from the kernel's table to the target, in an order that is safe
+// after each op, and the conflicts that no op of ours may resolve. It is pure: now is only compared
+// with the drain deadlines. Its cost is linear in real servers, plus sorting.
+//
+// For one virtual server the order is: make it or set its options, add and raise real servers, then
+// lower those that must get no new connections, then delete those that have drained. So a prefix
+// has at worst both colours up, never none. Virtual servers follow one another rather than each
+// step over all of them, to keep each one's time of both short.
+func PlanIPVS(t Target, have []ipvs.ServiceInfo, l *Ledger, now time.Time) (ops []ipvs.Op, conflicts []Conflict) {
+	present := make(map[ipvs.Key]*ipvs.ServiceInfo, len(have))
+	var retired []ipvs.Key
+	for i := range have {
+		key := have[i].Key
+		present[key] = &have[i]
+		if o := l.Owned[key]; o != nil && t.Servers[key] == nil && !t.Held[o.Owner] {
+			retired = append(retired, key)
+		}
+	}
+	wanted := make([]ipvs.Key, 0, len(t.Servers))
+	for key := range t.Servers {
+		wanted = append(wanted, key)
+	}
+	slices.SortFunc(wanted, compareKeys)
+	slices.SortFunc(retired, compareKeys)
+
+	for _, key := range wanted {
+		h := present[key]
+		if h != nil && !l.Owns(key) {
+			conflicts = append(conflicts, Conflict{Key: key, Server: t.Servers[key]})
+			continue
+		}
+		ops = planServer(ops, t.Servers[key], h, l.Owned[key], now)
+	}
+	for _, key := range retired {
+		ops = planRetire(ops, present[key], l.Owned[key], now)
+	}
+	return ops, conflicts
+}
+
+// Conflict is a virtual server that we are to make and that somebody else made already.
+type Conflict struct {
+	Key    ipvs.Key
+	Server *VirtualServer
+}
+
+func (c Conflict) Error() string {
+	return fmt.Sprintf("%s is in the kernel already and not by pointsman's hand, so it stays as it is; stop the program that made it (kube-proxy? keepalived?) and remove it with `%s`",
+		c.Key, ipvs.Op{Verb: ipvs.DelService, Service: ipvs.Service{Key: c.Key}})
+}
+
+// planServer appends the ops for a virtual server that is to be; h is nil where it is not there yet.
+func planServer(ops []ipvs.Op, want *VirtualServer, h *ipvs.ServiceInfo, owned *Owned, now time.Time) []ipvs.Op {
+	have := map[ipvs.RealKey]*ipvs.RealInfo{}
+	switch {
+	case h == nil:
+		ops = append(ops, ipvs.Op{Verb: ipvs.AddService, Service: want.Service})
+	case h.Service != want.Service:
+		ops = append(ops, ipvs.Op{Verb: ipvs.EditService, Service: want.Service})
+	}
+	if h != nil {
+		for i := range h.Reals {
+			have[h.Reals[i].RealKey] = &h.Reals[i]
+		}
+	}
+	for _, r := range want.Reals {
+		switch there := have[r.RealKey]; {
+		case there == nil:
+			ops = append(ops, ipvs.Op{Verb: ipvs.AddReal, Service: want.Service, Real: r})
+		case there.RealServer != r:
+			ops = append(ops, ipvs.Op{Verb: ipvs.EditReal, Service: want.Service, Real: r})
+		}
+		delete(have, r.RealKey)
+	}
+	if h == nil {
+		return ops
+	}
+	return planDrain(ops, want.Service, h.Reals, have, owned, now)
+}
+
+// planRetire appends the ops for a virtual server of ours that nobody declares any more: no new
+// connections, and when the last one has ended, away with it. Deleting it is deleting its real
+// servers, which cuts.
+func planRetire(ops []ipvs.Op, h *ipvs.ServiceInfo, owned *Owned, now time.Time) []ipvs.Op {
+	for i := range h.Reals {
+		if !deletable(h.Key, &h.Reals[i], owned, now) {
+			extra := map[ipvs.RealKey]*ipvs.RealInfo{}
+			for j := range h.Reals {
+				extra[h.Reals[j].RealKey] = &h.Reals[j]
+			}
+			return planDrain(ops, h.Service, h.Reals, extra, owned, now)
+		}
+	}
+	return append(ops, ipvs.Op{Verb: ipvs.DelService, Service: h.Service})
+}
+
+// planDrain appends the ops for the real servers in extra, which are to get no new connections:
+// first all that still do are lowered, then what has drained is deleted. The kernel's order in reals
+// makes the plan the same each time.
+func planDrain(ops []ipvs.Op, service ipvs.Service, reals []ipvs.RealInfo, extra map[ipvs.RealKey]*ipvs.RealInfo, owned *Owned, now time.Time) []ipvs.Op {
+	for i := range reals {
+		if r := &reals[i]; extra[r.RealKey] != nil && r.Weight > 0 && service.Protocol != ipvs.UDP {
+			lowered := r.RealServer
+			lowered.Weight = 0
+			ops = append(ops, ipvs.Op{Verb: ipvs.EditReal, Service: service, Real: lowered})
+		}
+	}
+	for i := range reals {
+		if r := &reals[i]; extra[r.RealKey] != nil && deletable(service.Key, r, owned, now) {
+			ops = append(ops, ipvs.Op{Verb: ipvs.DelReal, Service: service, Real: r.RealServer})
+		}
+	}
+	return ops
+}
+
+// deletable says whether a real server that is to get no new connections can go now. One that still
+// has weight cannot, whatever its counters say: a connection may come while we look. UDP ones go at
+// once: every datagram renews an entry, so nothing but deleting the real server moves a flow.
+// Inactive connections count: half-open ones are among them.
+func deletable(key ipvs.Key, r *ipvs.RealInfo, owned *Owned, now time.Time) bool {
+	switch {
+	case key.Protocol == ipvs.UDP:
+		return true
+	case r.Weight > 0:
+		return false
+	case r.Active == 0 && r.Inactive == 0:
+		return true
+	}
+	d, known := owned.Draining[r.RealKey]
+	return known && owned.Drain.Cut && now.Sub(d.Since) >= owned.Drain.Timeout
+}

@@ -1,0 +1,391 @@
+package sync
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/pointsman/pointsman/endpoints"
+	"github.com/pointsman/pointsman/ipvs"
+	"github.com/pointsman/pointsman/nft"
+	"github.com/pointsman/pointsman/node"
+	"github.com/pointsman/pointsman/rollout"
+)
+
+// What the reconciler consumes. The kernel behind ipvs, nft and node, or their fakes.
+type (
+	// IPVS is the kernel's table of virtual servers.
+	IPVS interface {
+		Read(context.Context) ([]ipvs.ServiceInfo, error)
+		Services(context.Context) ([]ipvs.ServiceInfo, error)
+		RealServers(context.Context, ipvs.Key) ([]ipvs.RealInfo, error)
+		Apply(context.Context, []ipvs.Op) error
+	}
+	// NFT is our nftables table. Generation changes whenever anything in nftables does.
+	NFT interface {
+		Generation() (uint32, error)
+		Read() (nft.Ruleset, nft.State, error)
+		Commit([]nft.Op) error
+		Delete() error
+	}
+	// Node is what IPVS needs around it on the node.
+	Node interface {
+		Addresses() ([]netip.Addr, error)
+		EnsureScheduler(name string) error
+		CheckSysctls([]node.Sysctl) ([]node.SysctlDiff, error)
+		SetSysctls([]node.SysctlDiff) error
+		ReadDevice() (node.Device, error)
+		ApplyDevice([]node.DeviceOp) error
+	}
+	// Source gives what could get traffic; nil until it knows.
+	Source interface {
+		Snapshot() *endpoints.Snapshot
+		Changed() <-chan struct{}
+		// Failures counts the errors that were found in what it reads.
+		Failures() uint64
+	}
+)
+
+// Intervals of looking for drift. There is no notification of a changed IPVS table: reading it is
+// the only way, and costs some 3 µs a real server. So a table of up to driftEvery real servers is read
+// that often, and a larger one the less often the larger it is: the cost at rest has a bound.
+const (
+	driftInterval = 400 * time.Millisecond
+	driftEvery    = 2000
+)
+
+// rounds is how often one pass reads, plans and applies before it gives up until the next.
+const rounds = 4
+
+// Config is what a reconciler needs to know about its node.
+type Config struct {
+	NodeName     string
+	StateDir     string
+	NodePortsOn  []netip.Prefix // node addresses that serve node ports; empty: all of them
+	ClusterCIDRs []netip.Prefix
+}
+
+// Reconciler is the node's one loop. One goroutine runs it and owns all that it knows.
+type Reconciler struct {
+	Config
+	IPVS   IPVS
+	NFT    NFT
+	Node   Node
+	Source Source
+	// AddressesChanged tells that Node.Addresses may give another answer.
+	AddressesChanged <-chan struct{}
+	Log              logrus.FieldLogger
+
+	ledger *Ledger
+	store  ledgerStore
+	table  table
+	status statusStore
+
+	snapshot  *endpoints.Snapshot // the one that target was derived from
+	inForce   map[types.NamespacedName]endpoints.Server
+	addresses []netip.Addr
+	target    Target
+	rulesSeen struct { // our nftables table when it was last read
+		generation uint32 // 0: never
+		rules      nft.Ruleset
+		intact     bool
+	}
+	lastError string
+}
+
+// Run makes passes until ctx ends: when what is declared changes, when the node's addresses do, and
+// now and then to find drift. It leaves the kernel as it is.
+func (r *Reconciler) Run(ctx context.Context) error {
+	ledger, err := LoadLedger(r.StateDir)
+	if err != nil {
+		return err
+	}
+	r.ledger, r.store.dir, r.status.dir = ledger, r.StateDir, r.StateDir
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	due := time.Now() // of the next look for drift: changes do not put it off
+	for {
+		stale := true
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-r.Source.Changed():
+		case <-r.AddressesChanged:
+			r.addresses = nil
+		case <-timer.C:
+			stale = r.snapshot == nil
+		}
+		if r.Source.Snapshot() == nil {
+			timer.Reset(driftInterval)
+			continue
+		}
+		next := time.Now().Add(r.pass(ctx, stale))
+		if !stale || next.Before(due) || !due.After(time.Now()) {
+			due = next
+		}
+		timer.Reset(time.Until(due))
+	}
+}
+
+// pass makes the kernel right once and says how long to wait before looking again. A declared change
+// has what it touches read and written; without one the whole kernel is read, to find drift. What fails
+// is joined, so that one failure does not keep the rest from being done.
+func (r *Reconciler) pass(ctx context.Context, stale bool) time.Duration {
+	var failed []error
+	before := r.target
+	if err := r.derive(stale); err != nil {
+		failed = append(failed, err)
+	}
+	var what *touched
+	if stale && r.lastError == "" {
+		what = touchedBetween(before, r.target)
+	}
+	var seen observation
+	if r.snapshot != nil {
+		var err error
+		if seen, err = r.converge(ctx, what); err != nil {
+			failed = append(failed, err)
+		}
+	}
+	err := errors.Join(failed...)
+	if ctx.Err() != nil {
+		return driftInterval // told to stop in the middle: what failed is that, not the kernel
+	}
+	r.report(err)
+	if err := r.status.save(r.observe(seen, err)); err != nil {
+		r.report(err)
+	}
+	reals := 0
+	for i := range r.table.services {
+		reals += len(r.table.services[i].Reals)
+	}
+	return max(driftInterval, driftInterval*time.Duration(reals)/driftEvery)
+}
+
+// report logs an error once, not at every pass, and its end.
+func (r *Reconciler) report(err error) {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	if text == r.lastError {
+		return
+	}
+	if err != nil {
+		r.Log.WithError(err).Error("pass failed; traffic stays as it is and the pass is made again")
+	} else {
+		r.Log.Info("pass succeeded again")
+	}
+	r.lastError = text
+}
+
+// derive brings the target up to date with what is declared, when that may have changed.
+func (r *Reconciler) derive(stale bool) error {
+	if !stale && r.addresses != nil {
+		return nil
+	}
+	addresses, err := r.Node.Addresses()
+	if err != nil {
+		return fmt.Errorf("listing the node's addresses: %w", err)
+	}
+	r.addresses = onNets(addresses, r.NodePortsOn)
+	if r.addresses == nil {
+		r.addresses = []netip.Addr{}
+	}
+	r.snapshot = r.Source.Snapshot()
+	effective := r.keepInForce(r.snapshot)
+	for i := range effective.Servers {
+		s := &effective.Servers[i]
+		if s.Refused != nil {
+			continue
+		}
+		before := r.ledger.Rollouts[s.Key]
+		after := rollout.Next(before, s.Spec.Active, Ready(s))
+		if before != after {
+			r.logRollout(s.Key, before, after)
+			r.ledger.Rollouts[s.Key] = after
+		}
+	}
+	for key := range r.ledger.Rollouts {
+		if !declared(effective, key) {
+			delete(r.ledger.Rollouts, key)
+		}
+	}
+	r.target = Desire(Input{
+		Snapshot: effective, Rollouts: r.ledger.Rollouts, NodeName: r.NodeName,
+		NodeAddresses: r.addresses, ClusterCIDRs: r.ClusterCIDRs,
+	})
+	return nil
+}
+
+// keepInForce puts in place of each refused server what was last accepted of it: a bad declaration
+// changes nothing.
+func (r *Reconciler) keepInForce(snap *endpoints.Snapshot) *endpoints.Snapshot {
+	effective := &endpoints.Snapshot{Servers: make([]endpoints.Server, 0, len(snap.Servers)), Errors: snap.Errors}
+	accepted := make(map[types.NamespacedName]endpoints.Server, len(snap.Servers))
+	for _, s := range snap.Servers {
+		if s.Refused == nil {
+			accepted[s.Key] = s
+		} else if last, ok := r.inForce[s.Key]; ok {
+			accepted[s.Key] = last
+			s = last
+		}
+		effective.Servers = append(effective.Servers, s)
+	}
+	r.inForce = accepted
+	return effective
+}
+
+func declared(snap *endpoints.Snapshot, key types.NamespacedName) bool {
+	for i := range snap.Servers {
+		if snap.Servers[i].Key == key {
+			return true
+		}
+	}
+	return false
+}
+
+func (r *Reconciler) logRollout(key types.NamespacedName, before, after rollout.State) {
+	log := r.Log.WithField("virtualserver", key.String())
+	switch {
+	case before.Active == "":
+		log.WithField("colour", after.Active).Info("serving")
+	case before.Active != after.Active:
+		log.WithFields(logrus.Fields{"from": before.Active, "to": after.Active}).Info("switching")
+	case after.Reason != "":
+		log.WithField("reason", after.Reason).Warn("switch is blocked: " + after.Message)
+	}
+}
+
+// observation is what a pass saw in the end.
+type observation struct {
+	conflicts []Conflict
+	pending   map[types.NamespacedName]bool // VirtualServers with something left to do
+}
+
+// converge reads the kernel, plans and applies until a plan is empty. The first round reads what is
+// asked for, each later one what the round before wrote.
+func (r *Reconciler) converge(ctx context.Context, what *touched) (observation, error) {
+	var applyErr error
+	var seen observation
+	for range rounds {
+		have, err := r.read(ctx, what)
+		if err != nil {
+			return seen, errors.Join(applyErr, err)
+		}
+		r.noteDraining(have.services)
+		plan := r.plan(have)
+		seen = observation{plan.conflicts, plan.pending(r.target)}
+		if plan.empty() {
+			r.forgetGone(have.services)
+			return seen, r.store.save(r.ledger)
+		}
+		r.claim(plan)
+		if err := r.store.save(r.ledger); err != nil {
+			return seen, err // nothing is made that the next daemon would not know as ours
+		}
+		applyErr = r.apply(ctx, plan)
+		what = touchedBy(plan.ipvs)
+	}
+	if applyErr == nil {
+		applyErr = errors.New("the kernel does not hold what was written to it; another program may be undoing it (kube-proxy in ipvs mode? see `pointsman preflight`)")
+	}
+	return seen, applyErr
+}
+
+// claim writes into the ledger what a plan is about to make or change, before it does.
+func (r *Reconciler) claim(p plan) {
+	for _, op := range p.ipvs {
+		if op.Verb == ipvs.AddService && !r.ledger.Owns(op.Service.Key) {
+			r.ledger.Owned[op.Service.Key] = &Owned{Draining: map[ipvs.RealKey]Draining{}}
+		}
+	}
+	for key, v := range r.target.Servers {
+		if o := r.ledger.Owned[key]; o != nil {
+			o.Owner, o.Drain = v.Owner, v.Drain
+		}
+	}
+	for _, s := range p.sysctls {
+		if _, known := r.ledger.Sysctls[s.Key]; !known && !s.Missing {
+			r.ledger.Sysctls[s.Key] = s.Have
+		}
+	}
+}
+
+// noteDraining keeps the record of since when real servers of ours are to get no new connections.
+func (r *Reconciler) noteDraining(services []ipvs.ServiceInfo) {
+	for i := range services {
+		s := &services[i]
+		o := r.ledger.Owned[s.Key]
+		if o == nil {
+			continue
+		}
+		want := r.target.Servers[s.Key]
+		wanted := map[ipvs.RealKey]bool{}
+		if want != nil {
+			for _, real := range want.Reals {
+				wanted[real.RealKey] = true
+			}
+		}
+		draining := make(map[ipvs.RealKey]Draining, len(o.Draining))
+		for _, real := range s.Reals {
+			if wanted[real.RealKey] || want == nil && r.target.Held[o.Owner] {
+				continue
+			}
+			d, known := o.Draining[real.RealKey]
+			if !known {
+				d = Draining{Colour: want.Colour(real.RealKey), Since: time.Now().UTC().Truncate(time.Millisecond)}
+			}
+			draining[real.RealKey] = d
+		}
+		o.Draining = draining
+	}
+}
+
+// forgetGone drops from the ledger what is neither wanted nor in the kernel any more.
+func (r *Reconciler) forgetGone(services []ipvs.ServiceInfo) {
+	present := make(map[ipvs.Key]bool, len(services))
+	for i := range services {
+		present[services[i].Key] = true
+	}
+	for key := range r.ledger.Owned {
+		if !present[key] && r.target.Servers[key] == nil {
+			delete(r.ledger.Owned, key)
+		}
+	}
+}
+
+// disown takes back the claim on virtual servers that somebody else made first.
+func (r *Reconciler) disown(err error) {
+	var batch *ipvs.BatchError
+	if !errors.As(err, &batch) {
+		return
+	}
+	for _, e := range batch.Ops {
+		if e.Op.Verb == ipvs.AddService && errors.Is(e, fs.ErrExist) {
+			delete(r.ledger.Owned, e.Op.Service.Key)
+		}
+	}
+}
+
+func onNets(addrs []netip.Addr, nets []netip.Prefix) []netip.Addr {
+	if len(nets) == 0 {
+		return addrs
+	}
+	var out []netip.Addr
+	for _, a := range addrs {
+		for _, n := range nets {
+			if n.Contains(a) {
+				out = append(out, a)
+				break
+			}
+		}
+	}
+	return out
+}

@@ -1,0 +1,498 @@
+package sync
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/pointsman/pointsman/api/v1alpha1"
+	"github.com/pointsman/pointsman/endpoints"
+	"github.com/pointsman/pointsman/ipvs"
+	"github.com/pointsman/pointsman/nft"
+	"github.com/pointsman/pointsman/node"
+)
+
+// bench is a reconciler over the semantic fakes, driven pass by pass.
+type bench struct {
+	*Reconciler
+	kernel *ipvs.Fake
+	rules  *nft.Fake
+	node   *node.Fake
+	source *source
+	ctx    context.Context
+}
+
+type source struct {
+	snap *endpoints.Snapshot
+	ch   chan struct{}
+}
+
+func (s *source) Snapshot() *endpoints.Snapshot { return s.snap }
+func (s *source) Changed() <-chan struct{}      { return s.ch }
+func (s *source) Failures() uint64              { return 0 }
+
+// server is a VirtualServer whose colours have so many ready endpoints.
+func server(active string, ready map[string]int) endpoints.Server {
+	vs := v1alpha1.VirtualServer{Spec: v1alpha1.VirtualServerSpec{Active: active, Service: v1alpha1.ServiceReference{Name: "myapp"}}}
+	v1alpha1.Default(&vs)
+	p := endpoints.Port{Protocol: corev1.ProtocolTCP, Ways: []endpoints.Way{
+		{Kind: endpoints.NodePort, Addr: netip.IPv4Unspecified(), Port: 30080},
+		{Kind: endpoints.ClusterIP, Addr: netip.MustParseAddr("10.96.0.10"), Port: 80},
+	}}
+	for i, colour := range []string{"v1", "v2", "v3"} {
+		for n := range ready[colour] {
+			p.Endpoints = append(p.Endpoints, endpoints.Endpoint{
+				Addr: netip.AddrFrom4([4]byte{10, 244, byte(i + 1), byte(n + 1)}), Port: 8080, Colour: colour, Ready: true, Serving: true,
+			})
+		}
+	}
+	return endpoints.Server{Key: owner, Spec: vs.Spec, Digest: active, Ports: []endpoints.Port{p}}
+}
+
+func newBench(t *testing.T, stateDir string) *bench {
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	b := &bench{
+		kernel: ipvs.NewFake(), rules: &nft.Fake{}, node: &node.Fake{},
+		source: &source{ch: make(chan struct{}, 1)}, ctx: context.Background(),
+	}
+	b.node.SetAddresses(netip.MustParseAddr("192.0.2.10"))
+	b.Reconciler = &Reconciler{
+		Config: Config{NodeName: "mast01", StateDir: stateDir},
+		IPVS:   b.kernel, NFT: b.rules, Node: b.node, Source: b.source, Log: log,
+	}
+	b.restart(t)
+	return b
+}
+
+// restart forgets all but the kernel and the state directory.
+func (b *bench) restart(t *testing.T) {
+	ledger, err := LoadLedger(b.StateDir)
+	require.NoError(t, err)
+	b.Reconciler = &Reconciler{
+		Config: b.Config, IPVS: b.IPVS, NFT: b.NFT, Node: b.Node, Source: b.Source, Log: b.Log, ledger: ledger,
+	}
+	b.store.dir, b.status.dir = b.StateDir, b.StateDir
+}
+
+// declare makes one pass over what is declared now.
+func (b *bench) declare(t *testing.T, servers ...endpoints.Server) *Status {
+	b.source.snap = &endpoints.Snapshot{Servers: servers}
+	b.pass(b.ctx, true)
+	status, err := LoadStatus(b.StateDir)
+	require.NoError(t, err)
+	return status
+}
+
+// serving is the table as "key: weights by real server".
+func (b *bench) serving(t *testing.T) map[string]map[string]uint32 {
+	out := map[string]map[string]uint32{}
+	for key, s := range tableOf(t, b.kernel) {
+		out[key.String()] = map[string]uint32{}
+		for _, r := range s.Reals {
+			out[key.String()][r.RealKey.String()] = r.Weight
+		}
+	}
+	return out
+}
+
+func (b *bench) busy(colour, n int) {
+	for key := range b.target.Servers {
+		real := ipvs.RealKey{Addr: netip.AddrFrom4([4]byte{10, 244, byte(colour), byte(n)}), Port: 8080}
+		b.kernel.SetReal(key, real, ipvs.RealInfo{Active: 1})
+	}
+}
+
+func TestPassServesTheActiveColourEveryWayIn(t *testing.T) {
+	b := newBench(t, t.TempDir())
+	status := b.declare(t, server("v1", map[string]int{"v1": 2, "v2": 1}))
+	want := map[string]uint32{"10.244.1.1:8080": 1, "10.244.1.2:8080": 1}
+	assert.Equal(t, map[string]map[string]uint32{"TCP 192.0.2.10:30080": want, "TCP 10.96.0.10:80": want}, b.serving(t))
+	s := status.Server(owner)
+	require.NotNil(t, s)
+	assert.True(t, s.Verified)
+	assert.Equal(t, "v1", s.Status.Active)
+	rules, state, err := b.rules.Read()
+	require.NoError(t, err)
+	assert.True(t, state.Intact)
+	assert.Equal(t, map[nft.Endpoint]nft.Masquerade{
+		{Protocol: 6, Addr: netip.MustParseAddr("192.0.2.10"), Port: 30080}: nft.Always,
+		{Protocol: 6, Addr: netip.MustParseAddr("10.96.0.10"), Port: 80}:    nft.ClusterIP,
+	}, rules.Virtual)
+	device, err := b.node.ReadDevice()
+	require.NoError(t, err)
+	assert.Equal(t, []netip.Addr{netip.MustParseAddr("10.96.0.10")}, device.Addresses)
+}
+
+func TestSwitchDrainsAndComesBack(t *testing.T) {
+	b := newBench(t, t.TempDir())
+	both := map[string]int{"v1": 1, "v2": 1}
+	b.declare(t, server("v1", both))
+	b.busy(1, 1)
+	s := b.declare(t, server("v2", both)).Server(owner)
+	assert.True(t, s.Verified)
+	assert.Equal(t, map[string]uint32{"10.244.1.1:8080": 0, "10.244.2.1:8080": 1}, b.serving(t)["TCP 192.0.2.10:30080"])
+	require.Len(t, s.Draining, 2, "one for each way in")
+	assert.Equal(t, "v1", s.Draining[0].Colour)
+	b.declare(t, server("v1", both))
+	assert.Equal(t, map[string]uint32{"10.244.1.1:8080": 1}, b.serving(t)["TCP 192.0.2.10:30080"], "v2 had no connection")
+	assert.Equal(t, "v2", b.ledger.Rollouts[owner].Previous)
+}
+
+func TestDrainDeadline(t *testing.T) {
+	for _, action := range []v1alpha1.DrainAction{v1alpha1.DrainKeep, v1alpha1.DrainCut} {
+		t.Run(string(action), func(t *testing.T) {
+			b := newBench(t, t.TempDir())
+			declared := server("v1", map[string]int{"v1": 1, "v2": 1})
+			declared.Spec.Switch.Drain.Timeout = &metav1.Duration{Duration: 50 * time.Millisecond}
+			declared.Spec.Switch.Drain.OnTimeout = action
+			b.declare(t, declared)
+			b.busy(1, 1)
+			declared.Spec.Active = "v2"
+			b.declare(t, declared)
+			require.Contains(t, b.serving(t)["TCP 10.96.0.10:80"], "10.244.1.1:8080", "not before the deadline")
+			b.restart(t) // the deadline runs on
+			time.Sleep(60 * time.Millisecond)
+			b.declare(t, declared)
+			_, left := b.serving(t)["TCP 10.96.0.10:80"]["10.244.1.1:8080"]
+			assert.Equal(t, action == v1alpha1.DrainKeep, left)
+		})
+	}
+}
+
+func TestSwitchToNothingReadyIsBlocked(t *testing.T) {
+	b := newBench(t, t.TempDir())
+	b.declare(t, server("v1", map[string]int{"v1": 1}))
+	before := b.serving(t)
+	s := b.declare(t, server("v2", map[string]int{"v1": 1})).Server(owner)
+	assert.Equal(t, before, b.serving(t))
+	assert.Equal(t, v1alpha1.PhaseBlocked, s.Status.Phase)
+	assert.Equal(t, "v1", s.Status.Active)
+	assert.ErrorContains(t, blocked(s), `colour "v2" has no ready endpoint`)
+}
+
+func TestRestartOverARightKernelWritesNothing(t *testing.T) {
+	b := newBench(t, t.TempDir())
+	s := server("v1", map[string]int{"v1": 2})
+	b.declare(t, s)
+	writes := 0
+	b.kernel.Intercept(func(int, ipvs.Op) error { writes++; return nil })
+	generation, err := b.rules.Generation()
+	require.NoError(t, err)
+	nodeWrites := b.node.Writes()
+	b.restart(t)
+	assert.True(t, b.declare(t, s).Server(owner).Verified)
+	after, err := b.rules.Generation()
+	require.NoError(t, err)
+	assert.Zero(t, writes)
+	assert.Equal(t, generation, after)
+	assert.Equal(t, nodeWrites, b.node.Writes())
+}
+
+// counting counts what a table is asked.
+type counting struct {
+	IPVS
+	whole, services, reals, batches, ops int
+}
+
+func (c *counting) Read(ctx context.Context) ([]ipvs.ServiceInfo, error) {
+	c.whole++
+	return c.IPVS.Read(ctx)
+}
+
+func (c *counting) Services(ctx context.Context) ([]ipvs.ServiceInfo, error) {
+	c.services++
+	return c.IPVS.Services(ctx)
+}
+
+func (c *counting) RealServers(ctx context.Context, key ipvs.Key) ([]ipvs.RealInfo, error) {
+	c.reals++
+	return c.IPVS.RealServers(ctx, key)
+}
+
+func (c *counting) Apply(ctx context.Context, ops []ipvs.Op) error {
+	c.batches, c.ops = c.batches+1, c.ops+len(ops)
+	return c.IPVS.Apply(ctx, ops)
+}
+
+// One changed endpoint among many virtual servers costs its own reading and one write, and what is
+// read that way is the same as the whole table.
+func TestAChangeCostsWhatItChanges(t *testing.T) {
+	b := newBench(t, t.TempDir())
+	var servers []endpoints.Server
+	for n := range 100 {
+		s := server("v1", map[string]int{"v1": 3})
+		s.Key.Name = fmt.Sprintf("app-%d", n)
+		s.Ports[0].Ways = []endpoints.Way{{Kind: endpoints.NodePort, Addr: netip.IPv4Unspecified(), Port: uint16(30000 + n)}}
+		servers = append(servers, s)
+	}
+	b.declare(t, servers...)
+	c := &counting{IPVS: b.kernel}
+	b.IPVS = c
+	changed := server("v1", map[string]int{"v1": 4})
+	changed.Key, changed.Ports[0].Ways = servers[7].Key, servers[7].Ports[0].Ways
+	servers[7] = changed
+	status := b.declare(t, servers...)
+	assert.True(t, status.Server(changed.Key).Verified)
+	assert.Equal(t, counting{IPVS: b.kernel, reals: 2, batches: 1, ops: 1}, *c)
+
+	// Made, changed and removed in one go.
+	servers[3].Spec.Scheduler.Name = "wrr"
+	added := server("v1", map[string]int{"v1": 1})
+	added.Key.Name, added.Ports[0].Ways = "added", []endpoints.Way{{Kind: endpoints.NodePort, Addr: netip.IPv4Unspecified(), Port: 31000}}
+	b.declare(t, append([]endpoints.Server{added}, servers[1:]...)...)
+	assert.Zero(t, c.whole)
+	whole, err := b.kernel.Read(b.ctx)
+	require.NoError(t, err)
+	assert.ElementsMatch(t, whole, b.table.services)
+	for key, i := range b.table.at {
+		assert.Equal(t, key, b.table.services[i].Key)
+	}
+}
+
+// A daemon killed before any op of a switch, or of its first pass, leaves a table from which the next
+// one gets it right.
+func TestKilledAtEveryOp(t *testing.T) {
+	errKilled := errors.New("killed")
+	both := map[string]int{"v1": 2, "v2": 2}
+	for at := 0; ; at++ {
+		b := newBench(t, t.TempDir())
+		n := 0
+		b.kernel.Intercept(func(int, ipvs.Op) error {
+			if n++; n > at {
+				return errKilled // this op and all that would have followed do not happen
+			}
+			return nil
+		})
+		b.declare(t, server("v1", both))
+		b.declare(t, server("v2", both))
+		whole := n <= at
+		b.kernel.Intercept(nil)
+		b.restart(t)
+		status := b.declare(t, server("v2", both))
+		assert.Empty(t, status.Error)
+		assert.True(t, status.Server(owner).Verified, "killed at op %d", at)
+		want := map[string]uint32{"10.244.2.1:8080": 1, "10.244.2.2:8080": 1}
+		assert.Equal(t, map[string]map[string]uint32{"TCP 192.0.2.10:30080": want, "TCP 10.96.0.10:80": want}, b.serving(t), "killed at op %d", at)
+		if whole {
+			assert.Greater(t, at, 8)
+			return
+		}
+	}
+}
+
+func TestDriftIsRepaired(t *testing.T) {
+	b := newBench(t, t.TempDir())
+	b.declare(t, server("v1", map[string]int{"v1": 2}))
+	right := b.serving(t)
+	key := ipvs.Key{Protocol: ipvs.TCP, Addr: netip.MustParseAddr("192.0.2.10"), Port: 30080}
+	first := ipvs.RealServer{RealKey: ipvs.RealKey{Addr: netip.MustParseAddr("10.244.1.1"), Port: 8080}, Weight: 9}
+	stray := ipvs.RealServer{RealKey: ipvs.RealKey{Addr: netip.MustParseAddr("10.9.9.9"), Port: 8080}, Weight: 1}
+	s := ipvs.Service{Key: key, Scheduler: "wrr", Netmask: 0xffffffff}
+	drifts := map[string]func() error{
+		"service deleted": func() error { return b.kernel.Apply(b.ctx, []ipvs.Op{{Verb: ipvs.DelService, Service: s}}) },
+		"weight changed":  func() error { return b.kernel.Apply(b.ctx, []ipvs.Op{{Verb: ipvs.EditReal, Service: s, Real: first}}) },
+		"real deleted":    func() error { return b.kernel.Apply(b.ctx, []ipvs.Op{{Verb: ipvs.DelReal, Service: s, Real: first}}) },
+		"real added":      func() error { return b.kernel.Apply(b.ctx, []ipvs.Op{{Verb: ipvs.AddReal, Service: s, Real: stray}}) },
+		"scheduler":       func() error { return b.kernel.Apply(b.ctx, []ipvs.Op{{Verb: ipvs.EditService, Service: s}}) },
+		"nftables":        b.rules.Delete,
+		"sysctl":          func() error { b.node.Sysctl("net.ipv4.vs.conn_reuse_mode", "0"); return nil },
+		"device":          b.node.RemoveDevice,
+	}
+	for name, drift := range drifts {
+		t.Run(name, func(t *testing.T) {
+			require.NoError(t, drift())
+			b.pass(b.ctx, false)
+			assert.Equal(t, right, b.serving(t))
+			_, state, err := b.rules.Read()
+			require.NoError(t, err)
+			assert.True(t, state.Intact)
+			diffs, err := b.node.CheckSysctls(node.Sysctls(false))
+			require.NoError(t, err)
+			assert.Empty(t, diffs)
+			device, err := b.node.ReadDevice()
+			require.NoError(t, err)
+			assert.Len(t, device.Addresses, 1)
+		})
+	}
+}
+
+func TestForeignStays(t *testing.T) {
+	b := newBench(t, t.TempDir())
+	foreign := ipvs.Service{Key: ipvs.Key{Protocol: ipvs.TCP, Addr: netip.MustParseAddr("192.0.2.10"), Port: 30080}, Scheduler: "lc", Netmask: 0xffffffff}
+	require.NoError(t, b.kernel.Apply(b.ctx, []ipvs.Op{{Verb: ipvs.AddService, Service: foreign}}))
+	status := b.declare(t, server("v1", map[string]int{"v1": 1}))
+	s := status.Server(owner)
+	assert.False(t, s.Verified)
+	assert.Empty(t, b.serving(t)["TCP 192.0.2.10:30080"])
+	assert.NotEmpty(t, b.serving(t)["TCP 10.96.0.10:80"], "the other way in is served")
+	b.declare(t)
+	_, err := b.Cleanup(b.ctx, false)
+	require.NoError(t, err)
+	assert.Contains(t, b.serving(t), "TCP 192.0.2.10:30080")
+}
+
+// One that somebody makes between our look and our write is not ours either.
+func TestForeignThatCameFirst(t *testing.T) {
+	b := newBench(t, t.TempDir())
+	key := ipvs.Key{Protocol: ipvs.TCP, Addr: netip.MustParseAddr("192.0.2.10"), Port: 30080}
+	b.kernel.Intercept(func(_ int, op ipvs.Op) error {
+		if op.Verb == ipvs.AddService && op.Service.Key == key {
+			return unix.EEXIST
+		}
+		return nil
+	})
+	status := b.declare(t, server("v1", map[string]int{"v1": 1}))
+	assert.False(t, b.ledger.Owns(key))
+	assert.NotEmpty(t, status.Error)
+	assert.NotEmpty(t, b.serving(t)["TCP 10.96.0.10:80"], "the other way in is served")
+}
+
+func TestCleanupPutsBackWhatWasThere(t *testing.T) {
+	b := newBench(t, t.TempDir())
+	b.node.Sysctl("net.ipv4.vs.conn_reuse_mode", "2")
+	b.declare(t, server("v1", map[string]int{"v1": 1}))
+	b.restart(t)
+	planned, err := b.Cleanup(b.ctx, true)
+	require.NoError(t, err)
+	assert.Len(t, b.serving(t), 2, "a dry run removes nothing")
+	done, err := b.Cleanup(b.ctx, false)
+	require.NoError(t, err)
+	assert.Equal(t, planned, done)
+	assert.Empty(t, b.serving(t))
+	device, err := b.node.ReadDevice()
+	require.NoError(t, err)
+	assert.False(t, device.Exists)
+	_, state, err := b.rules.Read()
+	require.NoError(t, err)
+	assert.False(t, state.Present)
+	diffs, err := b.node.CheckSysctls([]node.Sysctl{{Key: "net.ipv4.vs.conn_reuse_mode", Want: "2"}, {Key: "net.ipv4.ip_forward", Want: "0"}})
+	require.NoError(t, err)
+	assert.Empty(t, diffs)
+	again, err := b.Cleanup(b.ctx, false)
+	require.NoError(t, err)
+	assert.Empty(t, again)
+}
+
+func TestRefusedDeclarationChangesNothing(t *testing.T) {
+	b := newBench(t, t.TempDir())
+	b.declare(t, server("v1", map[string]int{"v1": 2}))
+	before := b.serving(t)
+	bad := server("v1", nil)
+	bad.Ports, bad.Refused = nil, &endpoints.Refusal{Reason: "ServiceNotFound", Message: "there is no Service default/myapp"}
+	for _, restarted := range []bool{false, true} {
+		if restarted {
+			b.restart(t)
+		}
+		s := b.declare(t, bad).Server(owner)
+		assert.Equal(t, before, b.serving(t))
+		if !restarted { // what was last accepted is known, so it is kept up too
+			require.NoError(t, b.rules.Delete())
+			for key := range tableOf(t, b.kernel) {
+				require.NoError(t, b.kernel.Apply(b.ctx, []ipvs.Op{{Verb: ipvs.DelService, Service: ipvs.Service{Key: key}}}))
+			}
+			b.pass(b.ctx, false)
+			assert.Equal(t, before, b.serving(t))
+		}
+		assert.Equal(t, "ServiceNotFound", s.Status.Conditions[0].Reason)
+	}
+	b.declare(t) // declared no more
+	b.pass(b.ctx, false)
+	assert.Empty(t, b.serving(t))
+}
+
+// What drains keeps its masquerade and its address until its last connection is gone.
+func TestRemovedVirtualServerDrains(t *testing.T) {
+	b := newBench(t, t.TempDir())
+	b.declare(t, server("v1", map[string]int{"v1": 2}))
+	b.busy(1, 1)
+	for _, drained := range []bool{false, true} {
+		if drained {
+			for key := range tableOf(t, b.kernel) {
+				b.kernel.SetReal(key, ipvs.RealKey{Addr: netip.MustParseAddr("10.244.1.1"), Port: 8080}, ipvs.RealInfo{})
+			}
+		}
+		b.declare(t)
+		b.pass(b.ctx, false)
+		want := 2
+		if drained {
+			want = 0
+		}
+		assert.Len(t, b.serving(t), want)
+		rules, _, err := b.rules.Read()
+		require.NoError(t, err)
+		assert.Len(t, rules.Virtual, want)
+		device, err := b.node.ReadDevice()
+		require.NoError(t, err)
+		assert.Equal(t, !drained, device.Exists)
+		assert.Len(t, b.ledger.Owned, want)
+	}
+}
+
+func TestFailedPassTurnsHealthRed(t *testing.T) {
+	b := newBench(t, t.TempDir())
+	b.kernel.Intercept(func(int, ipvs.Op) error { return errors.New("no memory") })
+	status := b.declare(t, server("v1", map[string]int{"v1": 1}))
+	assert.Contains(t, status.Error, "no memory")
+	assert.False(t, status.Healthy())
+	b.kernel.Intercept(nil)
+	b.pass(b.ctx, false)
+	status, err := LoadStatus(b.StateDir)
+	require.NoError(t, err)
+	assert.True(t, status.Healthy())
+}
+
+func TestAwaitActive(t *testing.T) {
+	b := newBench(t, t.TempDir())
+	both := map[string]int{"v1": 1, "v2": 1}
+	b.declare(t, server("v1", both))
+	short := func() context.Context {
+		ctx, cancel := context.WithTimeout(b.ctx, 50*time.Millisecond)
+		t.Cleanup(cancel)
+		return ctx
+	}
+	assert.NoError(t, AwaitActive(short(), b.StateDir, owner, "v1", "v1"))
+	assert.ErrorIs(t, AwaitActive(short(), b.StateDir, owner, "v2", "v2"), context.DeadlineExceeded, "not seen yet")
+	b.declare(t, server("v2", both))
+	assert.NoError(t, AwaitActive(short(), b.StateDir, owner, "v2", "v2"))
+	b.declare(t, server("v3", both))
+	var blocked *BlockedError
+	assert.ErrorAs(t, AwaitActive(short(), b.StateDir, owner, "v3", "v3"), &blocked)
+	assert.ErrorIs(t, AwaitActive(short(), t.TempDir(), owner, "v3", "v3"), context.DeadlineExceeded)
+}
+
+func TestLock(t *testing.T) {
+	dir := t.TempDir()
+	running, err := Running(dir)
+	require.NoError(t, err)
+	assert.False(t, running)
+	unlock, err := TryLock(dir)
+	require.NoError(t, err)
+	running, err = Running(dir)
+	require.NoError(t, err)
+	assert.True(t, running)
+	_, err = TryLock(dir)
+	assert.ErrorIs(t, err, ErrLocked)
+	time.AfterFunc(20*time.Millisecond, unlock)
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	again, err := Lock(context.Background(), dir, log)
+	require.NoError(t, err)
+	again()
+}
+
+func ExampleReconciler_Plan() {
+	fmt.Println(ipvs.Op{Verb: ipvs.AddReal, Service: rr(virtual(10, ipvs.TCP)), Real: real(1, 1)})
+	// Output: ipvsadm -a -t 192.0.2.10:30080 -r 10.244.0.1:80 -m -w 1
+}

@@ -1,0 +1,304 @@
+package sync
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/pointsman/pointsman/api/v1alpha1"
+	"github.com/pointsman/pointsman/endpoints"
+	"github.com/pointsman/pointsman/internal/atomicfile"
+	"github.com/pointsman/pointsman/ipvs"
+)
+
+// statusFile is the name of the status in the state directory.
+const statusFile = "status.json"
+
+// Status is what a node's daemon saw at its last pass: all that it says of virtual servers is what
+// was read back from the kernel. It is written only when it changes.
+type Status struct {
+	Node string `json:"node"`
+	// Error is why the last pass failed; "" when it did not.
+	Error string `json:"error,omitempty"`
+	// Rejected counts the sources that were found bad since the daemon started; Errors are those
+	// that still are.
+	Rejected uint64                  `json:"rejected"`
+	Errors   []endpoints.SourceError `json:"errors,omitempty"`
+	Servers  []ServerStatus          `json:"virtualServers"`
+}
+
+// Healthy is whether nothing is wrong with the pass itself or with a source.
+func (s *Status) Healthy() bool { return s.Error == "" && len(s.Errors) == 0 }
+
+// Server is the status of a virtual server, nil when there is none.
+func (s *Status) Server(key types.NamespacedName) *ServerStatus {
+	for i := range s.Servers {
+		if s.Servers[i].Namespace == key.Namespace && s.Servers[i].Name == key.Name {
+			return &s.Servers[i]
+		}
+	}
+	return nil
+}
+
+// ServerStatus is what the node has of one VirtualServer.
+type ServerStatus struct {
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+	// Digest identifies the declaration that this answers (endpoints.Server.Digest).
+	Digest   string `json:"digest"`
+	Declared string `json:"declared"` // spec.active
+	// Verified: the kernel was read back and holds Active, and Active only, in every virtual server.
+	Verified bool `json:"verified"`
+	// Virtual are the virtual servers in the kernel.
+	Virtual  []VirtualStatus              `json:"virtual,omitempty"`
+	Draining []DrainStatus                `json:"draining,omitempty"`
+	Notes    []string                     `json:"notes,omitempty"` // what of the declaration is not acted on
+	Status   v1alpha1.VirtualServerStatus `json:"status"`
+}
+
+// VirtualStatus is one virtual server in the kernel.
+type VirtualStatus struct {
+	Key       string `json:"key"`
+	Scheduler string `json:"scheduler"`
+	Serving   int    `json:"serving"` // real servers with weight
+}
+
+// DrainStatus is a real server that gets no new connections and still has some.
+type DrainStatus struct {
+	Virtual  string    `json:"virtual"`
+	Real     string    `json:"real"`
+	Colour   string    `json:"colour,omitempty"`
+	Active   uint32    `json:"active"`
+	Inactive uint32    `json:"inactive"`
+	Since    time.Time `json:"since"`
+	// Deadline is when its connections are cut; nil when they never are.
+	Deadline *time.Time `json:"deadline,omitempty"`
+}
+
+// LoadStatus reads the status of a state directory; errors.Is(err, fs.ErrNotExist) where no daemon
+// has written one yet.
+func LoadStatus(stateDir string) (*Status, error) {
+	text, err := os.ReadFile(filepath.Join(stateDir, statusFile))
+	if err != nil {
+		return nil, fmt.Errorf("reading the status: %w", err)
+	}
+	var s Status
+	if err := json.Unmarshal(text, &s); err != nil {
+		return nil, fmt.Errorf("reading the status %s: %w", filepath.Join(stateDir, statusFile), err)
+	}
+	return &s, nil
+}
+
+// statusStore writes a status to the state directory when it differs from the last one.
+type statusStore struct {
+	dir      string
+	last     string
+	previous *Status
+}
+
+func (s *statusStore) save(status *Status) error {
+	text, err := json.MarshalIndent(status, "", " ")
+	if err != nil {
+		return fmt.Errorf("writing the status: %w", err)
+	}
+	if string(text) == s.last {
+		return nil
+	}
+	if err := atomicfile.Write(filepath.Join(s.dir, statusFile), text, 0o644); err != nil {
+		return fmt.Errorf("writing the status: %w", err)
+	}
+	s.last, s.previous = string(text), status
+	return nil
+}
+
+// observe makes the status of what a pass saw.
+func (r *Reconciler) observe(seen observation, passErr error) *Status {
+	status := &Status{Node: r.NodeName, Rejected: r.Source.Failures(), Servers: []ServerStatus{}}
+	if passErr != nil {
+		status.Error = passErr.Error()
+	}
+	if r.snapshot == nil {
+		return status
+	}
+	status.Errors = r.snapshot.Errors
+	byOwner := map[types.NamespacedName][]*ipvs.ServiceInfo{}
+	for i := range r.table.services {
+		s := &r.table.services[i]
+		if o := r.ledger.Owned[s.Key]; o != nil {
+			byOwner[o.Owner] = append(byOwner[o.Owner], s)
+		}
+	}
+	for i := range r.snapshot.Servers {
+		s := &r.snapshot.Servers[i]
+		if last, ok := r.inForce[s.Key]; ok && s.Refused == nil {
+			s = &last
+		}
+		status.Servers = append(status.Servers, r.observeServer(s, seen, byOwner[s.Key], passErr))
+		delete(byOwner, s.Key)
+	}
+	for owner, services := range byOwner { // no longer declared, and still draining
+		gone := ServerStatus{Namespace: owner.Namespace, Name: owner.Name}
+		r.observeKernel(&gone, services)
+		status.Servers = append(status.Servers, gone)
+	}
+	slices.SortFunc(status.Servers, func(a, b ServerStatus) int {
+		return strings.Compare(a.Namespace+"/"+a.Name, b.Namespace+"/"+b.Name)
+	})
+	return status
+}
+
+func (r *Reconciler) observeServer(s *endpoints.Server, seen observation, services []*ipvs.ServiceInfo, passErr error) ServerStatus {
+	state := r.ledger.Rollouts[s.Key]
+	out := ServerStatus{
+		Namespace: s.Key.Namespace, Name: s.Key.Name, Digest: s.Digest, Declared: s.Spec.Active,
+		Notes: notActedOn(s),
+	}
+	out.Status.Active, out.Status.Previous, out.Status.Phase = state.Active, state.Previous, state.Phase
+	out.Status.Colours = colours(s)
+	out.Status.Nodes = v1alpha1.NodesStatus{Total: 1}
+	r.observeKernel(&out, services)
+
+	var trouble []string
+	for _, c := range seen.conflicts {
+		if c.Server.Owner == s.Key {
+			trouble = append(trouble, c.Error())
+		}
+	}
+	trouble = append(trouble, r.target.Problems[s.Key]...)
+	if s.Refused == nil && passErr == nil && len(trouble) == 0 {
+		out.Verified = !seen.pending[s.Key]
+	}
+	if out.Verified && state.Phase == v1alpha1.PhaseSteady {
+		out.Status.Nodes.Staged, out.Status.Nodes.Switched = 1, 1
+	}
+	r.setConditions(&out, s, state.Reason, state.Message, trouble)
+	return out
+}
+
+// setConditions fills in the conditions, keeping the transition times of those that stay.
+func (r *Reconciler) setConditions(out *ServerStatus, s *endpoints.Server, blocked, message string, trouble []string) {
+	if r.status.previous != nil {
+		if before := r.status.previous.Server(s.Key); before != nil {
+			out.Status.Conditions = slices.Clone(before.Status.Conditions)
+		}
+	}
+	set := func(kind string, ok bool, reason, message string) {
+		c := metav1.Condition{Type: kind, Status: metav1.ConditionFalse, Reason: reason, Message: message}
+		if ok {
+			c.Status = metav1.ConditionTrue
+		}
+		meta.SetStatusCondition(&out.Status.Conditions, c)
+	}
+	switch {
+	case s.Refused != nil:
+		set(v1alpha1.ConditionAccepted, false, s.Refused.Reason, s.Refused.Message)
+	case len(trouble) > 0:
+		set(v1alpha1.ConditionAccepted, false, "AddressTaken", strings.Join(trouble, "; "))
+	default:
+		set(v1alpha1.ConditionAccepted, true, "Accepted", "")
+	}
+	switch {
+	case blocked != "":
+		set(v1alpha1.ConditionSwitched, false, blocked, message)
+	case out.Verified:
+		set(v1alpha1.ConditionSwitched, true, "Verified", "the kernel was read back and sends new connections to "+out.Status.Active+" only")
+	default:
+		set(v1alpha1.ConditionSwitched, false, "NotVerified", "the kernel does not hold what is declared yet")
+	}
+	if previous := out.Status.Previous; previous != "" {
+		left := 0
+		for _, d := range out.Draining {
+			if d.Colour == previous {
+				left++
+			}
+		}
+		drained := out.Verified && left == 0
+		reason, message := "Drained", previous+" has no connection left"
+		if !drained {
+			reason, message = "Draining", fmt.Sprintf("%d real servers of %s still have connections", left, previous)
+		}
+		set(v1alpha1.ConditionSafeToRetire, drained, reason, message)
+	} else {
+		meta.RemoveStatusCondition(&out.Status.Conditions, v1alpha1.ConditionSafeToRetire)
+	}
+}
+
+// observeKernel fills in what the kernel holds of a virtual server.
+func (r *Reconciler) observeKernel(out *ServerStatus, services []*ipvs.ServiceInfo) {
+	for _, s := range services {
+		v := VirtualStatus{Key: s.Key.String(), Scheduler: s.Scheduler}
+		o := r.ledger.Owned[s.Key]
+		for i := range s.Reals {
+			real := &s.Reals[i]
+			if real.Weight > 0 {
+				v.Serving++
+			}
+			d, draining := o.Draining[real.RealKey]
+			if !draining {
+				continue
+			}
+			ds := DrainStatus{
+				Virtual: v.Key, Real: real.RealKey.String(), Colour: d.Colour,
+				Active: real.Active, Inactive: real.Inactive, Since: d.Since,
+			}
+			if o.Drain.Cut {
+				at := d.Since.Add(o.Drain.Timeout)
+				ds.Deadline = &at
+			}
+			out.Draining = append(out.Draining, ds)
+		}
+		out.Virtual = append(out.Virtual, v)
+	}
+	slices.SortFunc(out.Virtual, func(a, b VirtualStatus) int { return strings.Compare(a.Key, b.Key) })
+}
+
+// colours counts the endpoints of each colour that serve every port; see [Ready].
+func colours(s *endpoints.Server) []v1alpha1.ColourStatus {
+	ready, all := Ready(s), map[string]int{}
+	for i := range s.Ports {
+		n := map[string]int{}
+		for _, e := range s.Ports[i].Endpoints {
+			n[e.Colour]++
+		}
+		for c := range n {
+			all[c] = max(all[c], n[c])
+		}
+	}
+	var out []v1alpha1.ColourStatus
+	for c, n := range all {
+		if c != "" {
+			out = append(out, v1alpha1.ColourStatus{Name: c, Endpoints: int32(n), Ready: int32(ready[c])})
+		}
+	}
+	slices.SortFunc(out, func(a, b v1alpha1.ColourStatus) int { return strings.Compare(a.Name, b.Name) })
+	return out
+}
+
+// notActedOn names the fields that are declared and that this version does not act on.
+func notActedOn(s *endpoints.Server) []string {
+	var out []string
+	note := func(set bool, field string) {
+		if set {
+			out = append(out, field+" is not acted on by this version")
+		}
+	}
+	note(s.Spec.Preview != nil, "spec.preview")
+	note(s.Spec.Steering == v1alpha1.SteeringMark, "spec.steering Mark")
+	note(s.Spec.Switch.Gate.Probe != nil, "spec.switch.gate.probe")
+	note(len(s.Spec.Switch.Steps) > 0, "spec.switch.steps")
+	note(s.Spec.Switch.Observe != nil, "spec.switch.observe")
+	return out
+}
+
+// NoStatus says whether LoadStatus failed for want of a status.
+func NoStatus(err error) bool { return errors.Is(err, fs.ErrNotExist) }

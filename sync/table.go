@@ -1,0 +1,122 @@
+package sync
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+
+	"github.com/pointsman/pointsman/ipvs"
+)
+
+// table is the kernel's IPVS table as last read: whole when looking for drift, and after a change only
+// the virtual servers that it touches, so that a change costs what it changes.
+type table struct {
+	services []ipvs.ServiceInfo
+	at       map[ipvs.Key]int // index in services; nil: never read, or not to be believed
+}
+
+// touched are virtual servers to read again; options: their own options may differ too, not only
+// their real servers. nil is the whole table.
+type touched struct {
+	keys    map[ipvs.Key]bool
+	options bool
+}
+
+// read reads the table from the kernel, whole or what was touched.
+func (t *table) read(ctx context.Context, from IPVS, what *touched) error {
+	if what == nil || t.at == nil || len(what.keys) > len(t.services)/2+16 {
+		return t.readWhole(ctx, from)
+	}
+	fresh := map[ipvs.Key]ipvs.ServiceInfo{}
+	if what.options {
+		services, err := from.Services(ctx)
+		if err != nil {
+			return t.broken(err)
+		}
+		for _, s := range services {
+			fresh[s.Key] = s
+		}
+	}
+	for key := range what.keys {
+		reals, err := from.RealServers(ctx, key)
+		i, known := t.at[key]
+		s, listed := fresh[key]
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			if known {
+				t.remove(i)
+			}
+		case err != nil:
+			return t.broken(err)
+		case known:
+			if listed {
+				t.services[i].Service = s.Service
+			}
+			t.services[i].Reals = reals
+		case listed:
+			s.Reals = reals
+			t.at[key] = len(t.services)
+			t.services = append(t.services, s)
+		default: // somebody made it, and its options are not known
+			return t.readWhole(ctx, from)
+		}
+	}
+	return nil
+}
+
+func (t *table) readWhole(ctx context.Context, from IPVS) error {
+	services, err := from.Read(ctx)
+	if err != nil {
+		return t.broken(err)
+	}
+	t.services, t.at = services, make(map[ipvs.Key]int, len(services))
+	for i := range services {
+		t.at[services[i].Key] = i
+	}
+	return nil
+}
+
+// broken has the next reading be a whole one.
+func (t *table) broken(err error) error {
+	t.at = nil
+	return fmt.Errorf("reading the IPVS table: %w", err)
+}
+
+// remove takes one out; the order of the others stays.
+func (t *table) remove(i int) {
+	delete(t.at, t.services[i].Key)
+	t.services = slices.Delete(t.services, i, i+1)
+	for ; i < len(t.services); i++ {
+		t.at[t.services[i].Key] = i
+	}
+}
+
+// touchedBy are the virtual servers that ops change.
+func touchedBy(ops []ipvs.Op) *touched {
+	t := touched{keys: make(map[ipvs.Key]bool)}
+	for _, op := range ops {
+		t.keys[op.Service.Key] = true
+		t.options = t.options || op.Verb == ipvs.AddService || op.Verb == ipvs.EditService
+	}
+	return &t
+}
+
+// touchedBetween are the virtual servers that differ between two targets.
+func touchedBetween(a, b Target) *touched {
+	t := touched{keys: make(map[ipvs.Key]bool)}
+	for key, v := range b.Servers {
+		before := a.Servers[key]
+		if before == nil || before.Service != v.Service || !slices.Equal(before.Reals, v.Reals) {
+			t.keys[key] = true
+			t.options = t.options || before == nil || before.Service != v.Service
+		}
+	}
+	for key := range a.Servers {
+		if b.Servers[key] == nil {
+			t.keys[key] = true
+		}
+	}
+	return &t
+}
