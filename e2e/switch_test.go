@@ -1,0 +1,201 @@
+package e2e
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pointsman/pointsman/internal/lab"
+)
+
+// switches is how often the long test switches; POINTSMAN_E2E_SWITCHES sets another number.
+func switches(t *testing.T) int {
+	if text := os.Getenv("POINTSMAN_E2E_SWITCHES"); text != "" {
+		n, err := strconv.Atoi(text)
+		require.NoError(t, err)
+		return n
+	}
+	return 200
+}
+
+func ports(from, n int) []uint16 {
+	all := make([]uint16, n)
+	for i := range all {
+		all[i] = uint16(from + i)
+	}
+	return all
+}
+
+// turn is one switch that was made.
+type turn struct {
+	old, new        string
+	asked, returned time.Time
+}
+
+// mayReach are the colours that a connection may have reached: the one that was active when it
+// started, for sure, and those that a switch was on its way to before its handshake was over.
+func mayReach(done []turn, first string, c lab.Connection) []string {
+	colours := []string{first}
+	for _, s := range done {
+		switch {
+		case !s.returned.After(c.Start):
+			colours = []string{s.new}
+		case s.asked.Before(c.Connected):
+			colours = append(colours, s.new)
+		}
+	}
+	return colours
+}
+
+// Two hundred switches under load, round and round three colours: no connection is refused, reset or
+// left without an answer; once a switch has returned no new connection reaches another colour, not
+// from a source port that is used again either; and what was open before goes on.
+func TestKernelSwitchUnderLoad(t *testing.T) {
+	colours := []lab.Colour{{Name: "v1", Backends: 3}, {Name: "v2", Backends: 3}, {Name: "v3", Backends: 3}}
+	w := newWorld(t, lab.Config{Colours: colours, Clients: 4}, lab.Manifests{})
+	w.start("v1")
+
+	runs := map[string]*lab.Run{
+		"in order":              w.Start(lab.Load{From: w.Client, Target: w.vip, Local: w.ClientAddrs[:2], Rate: 30, Clients: 4}),
+		"ports again, in order": w.Start(lab.Load{From: w.Client, Target: w.vip, Local: w.ClientAddrs[2:3], Ports: ports(5000, 8), Rate: 30, Clients: 4, Ending: lab.ServerEnds}),
+		"ports again, aborted":  w.Start(lab.Load{From: w.Client, Target: w.vip, Local: w.ClientAddrs[3:], Ports: ports(5000, 8), Rate: 30, Clients: 4, Ending: lab.Aborts}),
+		"from the node":         w.Start(lab.Load{From: w.Node(), Target: w.vip, Rate: 10, Clients: 2}),
+	}
+	var done []turn
+	held := map[string]*lab.Sessions{"v1": w.open(5)}
+	began, active := time.Now(), "v1"
+	for i := range switches(t) {
+		next := colours[(i+1)%len(colours)].Name
+		asked := time.Now()
+		w.switchTo(next)
+		done = append(done, turn{active, next, asked, time.Now()})
+		require.NoError(t, w.serves(next), "at once after switch %d", i)
+		if held[next] == nil {
+			held[next] = w.open(5)
+		}
+		active = next
+	}
+	took := time.Since(began)
+	for _, colour := range colours {
+		w.intact(colour.Name, held[colour.Name])
+	}
+	for name, run := range runs {
+		report := run.Stop()
+		slow := report.Where(func(c lab.Connection) bool { return c.Connected.Sub(c.Start) > 900*time.Millisecond })
+		t.Logf("%s: %v; %d had to send their SYN again", name, report, len(slow))
+		healthy(t, report)
+		for _, c := range report {
+			require.Contains(t, mayReach(done, "v1", c), c.Colour, "%s: %v", name, c)
+		}
+		for i, s := range done {
+			from, to := began, time.Now()
+			if i > 0 {
+				from = done[i-1].returned
+			}
+			if i+1 < len(done) {
+				to = done[i+1].asked
+			}
+			// One whose SYN came again after the next switch tells nothing of this one.
+			settled := report.Since(from).Until(to).Where(func(c lab.Connection) bool { return c.Answered.Before(to) })
+			require.Empty(t, settled.Mixed(s.old, s.new).Lines(), "%s, switch %d", name, i)
+		}
+	}
+	for colour, s := range held {
+		for _, each := range s.Close() {
+			require.True(t, each.Alive(), "%s: %v", colour, each)
+		}
+	}
+	t.Logf("%d switches in %v", len(done), took.Round(time.Millisecond))
+}
+
+// What was switched away from is kept while it has connections and deleted when it has none.
+func TestKernelDrain(t *testing.T) {
+	w := newWorld(t, lab.Config{Colours: []lab.Colour{{Name: "v1", Backends: 4}, {Name: "v2", Backends: 2}}}, lab.Manifests{})
+	w.start("v1")
+	held := w.open(2) // to two of the four
+	w.switchTo("v2")
+	busy := map[netip.Addr]bool{}
+	for _, s := range held.Report() {
+		busy[s.Backend] = true
+	}
+	require.Len(t, busy, 2)
+	draining := func() (addrs []netip.Addr) {
+		table, err := w.Node().Table()
+		require.NoError(t, err)
+		v, ok := table.Find("TCP", w.vip)
+		require.True(t, ok)
+		for _, a := range v.Draining() {
+			addrs = append(addrs, a.Addr())
+		}
+		return addrs
+	}
+	w.eventually(patience, "the idle ones are deleted, the busy ones kept", func() error {
+		if got := draining(); len(got) != 2 || !busy[got[0]] || !busy[got[1]] {
+			return fmt.Errorf("%v drain; busy are %v", got, busy)
+		}
+		return nil
+	})
+	w.intact("v1", held)
+	require.False(t, w.status().retirable("myapp"), "v1 has connections")
+	for _, s := range held.Abort() {
+		require.True(t, s.Alive(), s)
+	}
+	// IPVS remembers a connection that was reset for 10 s.
+	w.eventually(40*time.Second, "all of v1 is deleted", func() error {
+		if got := draining(); len(got) > 0 {
+			return fmt.Errorf("%v drain", got)
+		}
+		return nil
+	})
+	w.eventually(patience, "v1 is safe to retire", func() error {
+		if !w.status().retirable("myapp") {
+			return fmt.Errorf("not yet: %s", w.call("status"))
+		}
+		return nil
+	})
+}
+
+// The exit status says what became of a switch.
+func TestKernelSwitchExitStatus(t *testing.T) {
+	colours := []lab.Colour{{Name: "v1", Backends: 2}, {Name: "v2", Backends: 2}, {Name: "v3", Backends: 1}}
+	w := newWorld(t, lab.Config{Colours: colours}, lab.Manifests{})
+	require.NoError(t, w.manifests.WriteSlice("v3", lab.Endpoint{Addr: w.Colour("v3")[0].Addr.Addr(), Ready: false}))
+	w.start("v1")
+	declared := func() string {
+		text, err := os.ReadFile(w.manifests.VirtualServerFile())
+		require.NoError(t, err)
+		return string(text)
+	}
+	before, table := declared(), w.table()
+
+	r := w.call("rollback", "myapp", "--wait")
+	require.NotZero(t, r.Status, "there is nothing to roll back to: %v", r)
+	r = w.call("switch", "myapp", "v3", "--wait")
+	require.Equal(t, 3, r.Status, "v3 has no ready endpoint: %v", r)
+	r = w.call("switch", "myapp", "v9", "--wait")
+	require.Equal(t, 3, r.Status, "there is no v9: %v", r)
+	r = w.call("switch", "default/nosuch", "v2")
+	require.NotZero(t, r.Status, "there is no such virtual server: %v", r)
+	require.Equal(t, before, declared(), "what was refused changes nothing in the file")
+	require.Equal(t, table, w.table(), "nor in the kernel")
+
+	r = w.call("switch", "default/myapp", "v2", "--wait")
+	require.Zero(t, r.Status, "%v", r)
+	require.NoError(t, w.serves("v2"))
+	require.NotEqual(t, before, declared())
+	r = w.call("rollback", "myapp", "--wait")
+	require.Zero(t, r.Status, "%v", r)
+	require.NoError(t, w.serves("v1"))
+	require.Equal(t, before, declared(), "there and back again leaves every byte of the file")
+
+	require.NoError(t, w.daemon.Terminate(patience))
+	r = w.call("switch", "myapp", "v2", "--wait", "--timeout", "500ms")
+	require.Equal(t, 4, r.Status, "no daemon is there to do it: %v", r)
+	require.NoError(t, w.serves("v1"))
+	w.start("v2")
+}
