@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -35,6 +36,10 @@ func balance(t *testing.T, l *Lab, protocol string, weights map[string]int) neti
 		"net/ipv4/vs/conn_reuse_mode": "1", "net/ipv4/vs/expire_nodest_conn": "1",
 	} {
 		require.NoError(t, l.Node.Sysctl(key, value))
+	}
+	// As pointsman sets it, where the kernel has it (see node.Sysctls).
+	if err := l.Node.Sysctl("net/ipv4/vs/conn_lfactor", "4"); !errors.Is(err, os.ErrNotExist) {
+		require.NoError(t, err)
 	}
 	vip := netip.AddrPortFrom(l.NodeAddr, 30080)
 	flag := map[string]string{"tcp": "-t", "udp": "-u"}[protocol]
