@@ -83,6 +83,7 @@ func (f *Fake) CheckSysctls(want []Sysctl) ([]SysctlDiff, error) {
 			have = "0"
 		}
 		switch {
+		case f.lacks[s.Key] && s.Optional:
 		case f.lacks[s.Key]:
 			out = append(out, SysctlDiff{Sysctl: s, Missing: true})
 		case have != s.Want:

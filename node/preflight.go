@@ -231,8 +231,6 @@ func (p *preflight) sysctls(n *Node) {
 	for _, d := range diffs {
 		subject := "sysctl " + d.Key
 		switch {
-		case d.Missing && d.Optional:
-			p.add(OK, subject, "this kernel has no such setting, and needs none", "")
 		case d.Missing:
 			p.add(Fail, subject, "missing: is ip_vs loaded?", "modprobe ip_vs")
 		default:

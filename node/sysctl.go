@@ -69,7 +69,7 @@ type SysctlDiff struct {
 }
 
 // CheckSysctls reads the settings and gives back those that differ; none for a node that is right. An
-// error is one of reading; a missing key is none.
+// error is one of reading; a missing key is none, and no difference either when it is Optional.
 func (n *Node) CheckSysctls(want []Sysctl) ([]SysctlDiff, error) {
 	var out []SysctlDiff
 	err := n.in(func() error {
@@ -77,6 +77,7 @@ func (n *Node) CheckSysctls(want []Sysctl) ([]SysctlDiff, error) {
 			have, err := os.ReadFile(s.path())
 			value := strings.TrimSpace(string(have))
 			switch {
+			case errors.Is(err, os.ErrNotExist) && s.Optional:
 			case errors.Is(err, os.ErrNotExist):
 				out = append(out, SysctlDiff{Sysctl: s, Missing: true})
 			case err != nil:

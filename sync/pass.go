@@ -101,11 +101,9 @@ func (r *Reconciler) read(ctx context.Context, what *touched) (kernel, error) {
 		k.rules, k.intact, k.generation = rules, state.Intact, state.Generation
 		r.rulesSeen.generation, r.rulesSeen.rules, r.rulesSeen.intact = k.generation, rules, state.Intact
 	}
-	sysctls, err := r.Node.CheckSysctls(node.Sysctls(r.target.ipv6()))
-	if err != nil {
+	if k.sysctls, err = r.Node.CheckSysctls(node.Sysctls(r.target.ipv6())); err != nil {
 		return k, err
 	}
-	k.sysctls = slices.DeleteFunc(sysctls, func(d node.SysctlDiff) bool { return d.Missing && d.Optional })
 	if k.device, err = r.Node.ReadDevice(); err != nil {
 		return k, err
 	}
