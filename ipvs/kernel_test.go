@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"sync"
 	"testing"
 	"time"
@@ -282,4 +283,51 @@ func TestOpenWithoutModule(t *testing.T) {
 	_, err := ipvs.Open()
 	require.ErrorIs(t, err, ipvs.ErrNoModule)
 	assert.Contains(t, err.Error(), "modprobe ip_vs")
+}
+
+// Every call that changes a table is counted, by whatever program, way in and namespace; reading is not.
+func TestKernelChangesAreCounted(t *testing.T) {
+	kerneltest.Namespace(t)
+	c, ctx := open(t), context.Background()
+	changes, err := ipvs.OpenChanges()
+	require.NoError(t, err)
+	defer func() { require.NoError(t, changes.Close()) }()
+	moved := func(what string, by uint64, f func()) {
+		t.Helper()
+		before, err := changes.Count()
+		require.NoError(t, err)
+		f()
+		after, err := changes.Count()
+		require.NoError(t, err)
+		require.Equal(t, by, after-before, what)
+	}
+	moved("nothing", 0, func() {})
+	moved("ops, one of which the kernel refuses", 4, func() {
+		err := c.Apply(ctx, []ipvs.Op{addService(web, "rr"), addReal(web, "10.0.0.1:80", 1), addReal(web, "10.0.0.2:80", 1), addReal(web, "10.0.0.2:80", 1)})
+		require.ErrorIs(t, err, os.ErrExist)
+	})
+	moved("reading", 0, func() {
+		_, err := c.Read(ctx)
+		require.NoError(t, err)
+		_, err = c.RealServers(ctx, key(web))
+		require.NoError(t, err)
+	})
+	moved("ipvsadm", 1, func() {
+		out, err := exec.Command("ipvsadm", "-e", "-t", "192.0.2.1:30080", "-r", "10.0.0.1:80", "-m", "-w", "7").CombinedOutput()
+		require.NoError(t, err, "%s", out)
+	})
+	moved("the old way in, setsockopt", 1, func() {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_RAW)
+		require.NoError(t, err)
+		defer func() { _ = unix.Close(fd) }()
+		const flush = 64 + 1024 + 64 + 5 // IP_VS_SO_SET_FLUSH, linux/ip_vs.h
+		require.NoError(t, unix.SetsockoptString(fd, unix.IPPROTO_IP, flush, ""))
+	})
+	list, err := c.Read(ctx)
+	require.NoError(t, err)
+	require.Empty(t, list)
+	kerneltest.Namespace(t)
+	moved("another namespace", 1, func() {
+		require.NoError(t, open(t).Apply(ctx, []ipvs.Op{addService(web, "rr")}))
+	})
 }

@@ -1,0 +1,185 @@
+package ipvs
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Changes counts, inside the kernel, the calls that change an IPVS table: everybody's, in every
+// network namespace. IPVS notifies nobody of a change and reading a table costs in proportion to its size;
+// this count costs some microseconds, so a large table needs reading only when the count has moved.
+//
+// It is made of counting kprobes, which belong to their file descriptors: they end with the process, and
+// nothing is left in the kernel. It takes CAP_PERFMON (or root) and a kernel with kprobes that is not locked down.
+type Changes struct {
+	mu     sync.Mutex
+	online string // the processors that are counted, as /sys/devices/system/cpu/online has them
+	groups []int  // one a processor: the leader of its group of counters
+	others []int
+	before uint64 // of the processors of earlier groups
+}
+
+// writers are the kernel's two ways in: generic netlink, and setsockopt, which old programs use
+// (ip_vs_genl_ops and ip_vs_sockopts of net/netfilter/ipvs/ip_vs_ctl.c).
+var writers = []string{"ip_vs_genl_set_cmd", "do_ip_vs_set_ctl"}
+
+const (
+	kprobeType = "/sys/bus/event_source/devices/kprobe/type"
+	cpusOnline = "/sys/devices/system/cpu/online"
+)
+
+// OpenChanges begins to count. The module ip_vs has to be there. The error says what the kernel refuses.
+func OpenChanges() (*Changes, error) {
+	c := &Changes{}
+	if err := c.open(); err != nil {
+		return nil, fmt.Errorf("ipvs: counting changes of the table: %w", err)
+	}
+	return c, nil
+}
+
+func (c *Changes) open() error {
+	text, err := os.ReadFile(kprobeType)
+	if err != nil {
+		return fmt.Errorf("the kernel has no counting kprobes: %w", err)
+	}
+	kind, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 32)
+	if err != nil {
+		return fmt.Errorf("reading %s: %w", kprobeType, err)
+	}
+	if c.online, err = online(); err != nil {
+		return err
+	}
+	cpus, err := parseCPUs(c.online)
+	if err != nil {
+		return err
+	}
+	for _, cpu := range cpus {
+		leader := -1
+		for _, function := range writers {
+			fd, err := openProbe(uint32(kind), function, cpu, leader)
+			if err != nil {
+				c.close()
+				return err
+			}
+			if leader < 0 {
+				leader = fd
+				c.groups = append(c.groups, fd)
+			} else {
+				c.others = append(c.others, fd)
+			}
+		}
+	}
+	return nil
+}
+
+// openProbe counts the calls of a function on one processor.
+func openProbe(kind uint32, function string, cpu, leader int) (int, error) {
+	name, err := unix.BytePtrFromString(function)
+	if err != nil {
+		return -1, err
+	}
+	attr := unix.PerfEventAttr{
+		Type: kind,
+		Size: uint32(unsafe.Sizeof(unix.PerfEventAttr{})),
+		// kprobe_func, in the field's union with config1 (linux/perf_event.h).
+		Ext1:        uint64(uintptr(unsafe.Pointer(name))),
+		Read_format: unix.PERF_FORMAT_GROUP,
+	}
+	fd, err := unix.PerfEventOpen(&attr, -1, cpu, leader, unix.PERF_FLAG_FD_CLOEXEC)
+	runtime.KeepAlive(name)
+	switch {
+	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
+		return -1, fmt.Errorf("probing %s: %w (it takes CAP_PERFMON and a kernel that is not locked down)", function, err)
+	case err != nil:
+		return -1, fmt.Errorf("probing %s: %w", function, os.NewSyscallError("perf_event_open", err))
+	}
+	return fd, nil
+}
+
+// Count is the number of calls since the start; ops that the kernel refused count too. That a
+// processor came or went moves it, since what ran there may not have been counted.
+func (c *Changes) Count() (uint64, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now, err := online()
+	if err != nil {
+		return 0, fmt.Errorf("ipvs: counting changes of the table: %w", err)
+	}
+	sum, err := c.sum()
+	if err == nil && now != c.online {
+		c.close()
+		c.before = sum + 1
+		if err = c.open(); err == nil {
+			sum, err = c.sum()
+		}
+	}
+	if err != nil {
+		return 0, fmt.Errorf("ipvs: counting changes of the table: %w", err)
+	}
+	return sum, nil
+}
+
+// sum reads a group for each processor: how many counters there are, and each.
+func (c *Changes) sum() (uint64, error) {
+	var buf [64]byte
+	total := c.before
+	for _, fd := range c.groups {
+		n, err := unix.Read(fd, buf[:])
+		if err != nil {
+			return 0, os.NewSyscallError("read", err)
+		}
+		for at := 8; at+8 <= n; at += 8 {
+			total += binary.NativeEndian.Uint64(buf[at:])
+		}
+	}
+	return total, nil
+}
+
+// Close ends the counting.
+func (c *Changes) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.close()
+	return nil
+}
+
+func (c *Changes) close() {
+	for _, fd := range append(c.others, c.groups...) {
+		_ = unix.Close(fd)
+	}
+	c.groups, c.others = nil, nil
+}
+
+func online() (string, error) {
+	text, err := os.ReadFile(cpusOnline)
+	return strings.TrimSpace(string(text)), err
+}
+
+// parseCPUs reads a list as the kernel writes it: "0-3,8".
+func parseCPUs(list string) ([]int, error) {
+	var cpus []int
+	for part := range strings.SplitSeq(list, ",") {
+		from, to, isRange := strings.Cut(part, "-")
+		if !isRange {
+			to = from
+		}
+		first, err := strconv.Atoi(from)
+		last, err2 := strconv.Atoi(to)
+		if err = errors.Join(err, err2); err != nil || last < first {
+			return nil, fmt.Errorf("reading %s: a list of processors is not %q", cpusOnline, list)
+		}
+		for cpu := first; cpu <= last; cpu++ {
+			cpus = append(cpus, cpu)
+		}
+	}
+	return cpus, nil
+}
