@@ -68,6 +68,13 @@ func (f *Fake) SetReal(key Key, real RealKey, info RealInfo) bool {
 	return true
 }
 
+// Count is how many ops Apply was given, as [Changes.Count] counts the kernel's calls.
+func (f *Fake) Count() (uint64, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return uint64(f.ops), nil
+}
+
 // Close does what [Conn.Close] does.
 func (f *Fake) Close() error {
 	f.mu.Lock()

@@ -57,15 +57,7 @@ func Diff(want, have Ruleset, intact bool) []Op {
 	if !intact || !slices.Equal(canonicalCIDRs(want.ClusterCIDRs), canonicalCIDRs(have.ClusterCIDRs)) {
 		return create(want)
 	}
-	var ops []Op
-	wanted, had := want.elements(), have.elements()
-	each(had, wanted, func(set string, e Endpoint) {
-		ops = append(ops, Op{Verb: AddElement, Set: set, Element: e})
-	})
-	each(wanted, had, func(set string, e Endpoint) {
-		ops = append(ops, Op{Verb: DelElement, Set: set, Element: e})
-	})
-	return ops
+	return append(elementOps(AddElement, want.without(have)), elementOps(DelElement, have.without(want))...)
 }
 
 // create makes the table anew, whatever is there. Deleting a table that is not there is an error, so
@@ -79,24 +71,17 @@ func create(want Ruleset) []Op {
 	for _, r := range want.rules() {
 		ops = append(ops, Op{Verb: AddRule, Rule: r})
 	}
-	each(nil, want.elements(), func(set string, e Endpoint) {
-		ops = append(ops, Op{Verb: AddElement, Set: set, Element: e})
-	})
-	return ops
+	return append(ops, elementOps(AddElement, want)...)
 }
 
-// each calls f for the elements of b that a has not; both are sorted.
-func each(a, b map[string][]Endpoint, f func(set string, e Endpoint)) {
+// elementOps are an op for each element of a ruleset, sorted.
+func elementOps(verb Verb, of Ruleset) []Op {
+	var ops []Op
+	elements := of.elements()
 	for _, name := range setOrder {
-		without := a[name]
-		for _, e := range b[name] {
-			for len(without) > 0 && without[0].compare(e) < 0 {
-				without = without[1:]
-			}
-			if len(without) > 0 && without[0] == e {
-				continue
-			}
-			f(name, e)
+		for _, e := range elements[name] {
+			ops = append(ops, Op{Verb: verb, Set: name, Element: e})
 		}
 	}
+	return ops
 }

@@ -85,6 +85,29 @@ func (r Ruleset) Equal(o Ruleset) bool {
 		slices.Equal(canonicalCIDRs(r.ClusterCIDRs), canonicalCIDRs(o.ClusterCIDRs))
 }
 
+// without is what of r's elements o has not. Its cost is linear, and it sorts nothing: most often
+// there is no difference among tens of thousands.
+func (r Ruleset) without(o Ruleset) Ruleset {
+	var out Ruleset
+	for e, class := range r.Virtual {
+		if other, ok := o.Virtual[e]; !ok || other != class {
+			if out.Virtual == nil {
+				out.Virtual = make(map[Endpoint]Masquerade)
+			}
+			out.Virtual[e] = class
+		}
+	}
+	for a := range r.Hairpin {
+		if _, ok := o.Hairpin[a]; !ok {
+			if out.Hairpin == nil {
+				out.Hairpin = make(map[netip.Addr]struct{})
+			}
+			out.Hairpin[a] = struct{}{}
+		}
+	}
+	return out
+}
+
 // Validate says what no table can express; errors name the address.
 func (r Ruleset) Validate() error {
 	bad := func(a netip.Addr) bool { return !a.IsValid() || a.Is4In6() || a.Zone() != "" }

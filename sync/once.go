@@ -22,8 +22,8 @@ func (r *Reconciler) Plan(ctx context.Context) (ops []fmt.Stringer, warnings []s
 	if err != nil {
 		return nil, nil, err
 	}
-	r.noteDraining(have.services)
-	p := r.plan(have)
+	r.noteDraining(nil)
+	p := r.plan(have, nil)
 	for _, c := range p.conflicts {
 		warnings = append(warnings, c.Error())
 	}

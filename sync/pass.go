@@ -17,7 +17,6 @@ import (
 
 // kernel is all that one reading of the kernel gave.
 type kernel struct {
-	services   []ipvs.ServiceInfo
 	generation uint32 // of nftables, read before the table was
 	rules      nft.Ruleset
 	intact     bool
@@ -83,11 +82,15 @@ func (p plan) schedulers() map[string]bool {
 // nftables table is read only when anything in nftables has changed since it was last seen.
 func (r *Reconciler) read(ctx context.Context, what *touched) (kernel, error) {
 	var k kernel
-	var err error
-	if err := r.table.read(ctx, r.IPVS, what); err != nil {
+	count, _ := r.count()
+	whole := r.table.whole
+	err := r.table.read(ctx, r.IPVS, what)
+	if err != nil {
 		return k, err
 	}
-	k.services = r.table.services
+	if r.table.whole != whole {
+		r.table.asOf = count // of before the reading: what changes meanwhile is read again
+	}
 	if k.generation, err = r.NFT.Generation(); err != nil {
 		return k, fmt.Errorf("reading nftables' generation: %w", err)
 	}
@@ -121,13 +124,13 @@ func (t *Target) ipv6() bool {
 }
 
 // plan is what leads from what was read to the target.
-func (r *Reconciler) plan(have kernel) plan {
+func (r *Reconciler) plan(have kernel, what *touched) plan {
 	p := plan{sysctls: have.sysctls}
 	// A virtual server that drains keeps its masquerade and its address until it is gone.
 	masquerade, addresses := r.target.Masquerade, r.target.Addresses
 	cloned := false
-	for i := range have.services {
-		key := have.services[i].Key
+	for i := range r.table.services {
+		key := r.table.services[i].Key
 		if r.target.Servers[key] != nil || !r.ledger.Owns(key) {
 			continue
 		}
@@ -143,8 +146,26 @@ func (r *Reconciler) plan(have kernel) plan {
 	}
 	p.device = node.DiffDevice(addresses, have.device)
 	p.nft = nft.Diff(masquerade, have.rules, have.intact)
-	p.ipvs, p.conflicts = PlanIPVS(r.target, have.services, r.ledger, time.Now())
+	var conflicts []Conflict
+	p.ipvs, conflicts = planIPVS(r.target, &r.table, what, r.ledger, time.Now())
+	p.conflicts = r.noteConflicts(conflicts, what)
 	return p
+}
+
+// noteConflicts gives all conflicts there are, those that were not looked at included.
+func (r *Reconciler) noteConflicts(found []Conflict, what *touched) []Conflict {
+	if what == nil || r.conflicts == nil {
+		r.conflicts = map[ipvs.Key]Conflict{}
+	}
+	if what != nil {
+		for key := range what.keys {
+			delete(r.conflicts, key)
+		}
+	}
+	for _, c := range found {
+		r.conflicts[c.Key] = c
+	}
+	return slices.SortedFunc(maps.Values(r.conflicts), func(a, b Conflict) int { return compareKeys(a.Key, b.Key) })
 }
 
 // apply runs a plan: what has to be there before packets come, then the virtual servers. What fails
@@ -176,9 +197,14 @@ func (r *Reconciler) apply(ctx context.Context, p plan) error {
 		}
 	}
 	if len(p.ipvs) > 0 {
+		before, _ := r.count()
 		if err := r.IPVS.Apply(ctx, p.ipvs); err != nil {
 			r.disown(err)
 			failed = append(failed, fmt.Errorf("writing the IPVS table: %w", err))
+		}
+		// Our own changes are read back one by one. If the count has moved by others too, it stays apart.
+		if after, _ := r.count(); before == r.table.asOf && after-before == uint64(len(p.ipvs)) {
+			r.table.asOf = after
 		}
 	}
 	r.Log.WithField("ops", len(p.ipvs)+len(p.nft)+len(p.device)+len(p.sysctls)).

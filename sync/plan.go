@@ -2,39 +2,43 @@ package sync
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
 	"github.com/pointsman/pointsman/ipvs"
 )
 
-// PlanIPVS gives the ops that lead from the kernel's table to the target, in an order that is safe
-// after each op, and the conflicts that no op of ours may resolve. It is pure: now is only compared
-// with the drain deadlines. Its cost is linear in real servers, plus sorting.
+// planIPVS gives the ops that lead from the kernel's table to the target, of the virtual servers that
+// what looks at, in an order that is safe after each op, and the conflicts that no op of ours may
+// resolve. It is pure: now is only compared with the drain deadlines. Its cost is linear in the real
+// servers of what, plus sorting.
 //
 // For one virtual server the order is: make it or set its options, add and raise real servers, then
 // lower those that must get no new connections, then delete those that have drained. So a prefix
 // has at worst both colours up, never none. Virtual servers follow one another rather than each
 // step over all of them, to keep each one's time of both short.
-func PlanIPVS(t Target, have []ipvs.ServiceInfo, l *Ledger, now time.Time) (ops []ipvs.Op, conflicts []Conflict) {
-	present := make(map[ipvs.Key]*ipvs.ServiceInfo, len(have))
-	var retired []ipvs.Key
-	for i := range have {
-		key := have[i].Key
-		present[key] = &have[i]
-		if o := l.Owned[key]; o != nil && t.Servers[key] == nil && !t.Held[o.Owner] {
-			retired = append(retired, key)
+func planIPVS(t Target, have *table, what *touched, l *Ledger, now time.Time) (ops []ipvs.Op, conflicts []Conflict) {
+	var wanted, retired []ipvs.Key
+	have.each(what, func(s *ipvs.ServiceInfo) {
+		if o := l.Owned[s.Key]; o != nil && t.Servers[s.Key] == nil && !t.Held[o.Owner] {
+			retired = append(retired, s.Key)
 		}
-	}
-	wanted := make([]ipvs.Key, 0, len(t.Servers))
-	for key := range t.Servers {
-		wanted = append(wanted, key)
+	})
+	if what == nil {
+		wanted = slices.Collect(maps.Keys(t.Servers))
+	} else {
+		for key := range what.keys {
+			if t.Servers[key] != nil {
+				wanted = append(wanted, key)
+			}
+		}
 	}
 	slices.SortFunc(wanted, compareKeys)
 	slices.SortFunc(retired, compareKeys)
 
 	for _, key := range wanted {
-		h := present[key]
+		h := have.find(key)
 		if h != nil && !l.Owns(key) {
 			conflicts = append(conflicts, Conflict{Key: key, Server: t.Servers[key]})
 			continue
@@ -42,7 +46,7 @@ func PlanIPVS(t Target, have []ipvs.ServiceInfo, l *Ledger, now time.Time) (ops 
 		ops = planServer(ops, t.Servers[key], h, l.Owned[key], now)
 	}
 	for _, key := range retired {
-		ops = planRetire(ops, present[key], l.Owned[key], now)
+		ops = planRetire(ops, have.find(key), l.Owned[key], now)
 	}
 	return ops, conflicts
 }

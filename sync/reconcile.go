@@ -43,6 +43,8 @@ type (
 		ReadDevice() (node.Device, error)
 		ApplyDevice([]node.DeviceOp) error
 	}
+	// Changes counts the calls, of anybody, that change IPVS tables.
+	Changes interface{ Count() (uint64, error) }
 	// Source gives what could get traffic; nil until it knows.
 	Source interface {
 		Snapshot() *endpoints.Snapshot
@@ -52,9 +54,10 @@ type (
 	}
 )
 
-// Intervals of looking for drift. There is no notification of a changed IPVS table: reading it is
-// the only way, and costs some 3 µs a real server. So a table of up to driftEvery real servers is read
-// that often, and a larger one the less often the larger it is: the cost at rest has a bound.
+// Intervals of looking for drift. There is no notification of a changed IPVS table. Where the kernel counts
+// changes, asking for the count is all that it takes. Elsewhere the table has to be read, at some 3 µs a real
+// server: one of up to driftEvery real servers that often, and a larger one the less often the larger
+// it is, so that the cost at rest has a bound.
 const (
 	driftInterval = 400 * time.Millisecond
 	driftEvery    = 2000
@@ -78,9 +81,11 @@ type Reconciler struct {
 	NFT    NFT
 	Node   Node
 	Source Source
-	// AddressesChanged tells that Node.Addresses may give another answer.
-	AddressesChanged <-chan struct{}
-	Log              logrus.FieldLogger
+	// Changes is nil where the kernel does not count them.
+	Changes Changes
+	// NodeChanged tells that Node.Addresses or Node.ReadDevice may give another answer; nil where nothing does.
+	NodeChanged <-chan struct{}
+	Log         logrus.FieldLogger
 
 	ledger *Ledger
 	store  ledgerStore
@@ -91,7 +96,9 @@ type Reconciler struct {
 	inForce   map[types.NamespacedName]endpoints.Server
 	addresses []netip.Addr
 	target    Target
-	rulesSeen struct { // our nftables table when it was last read
+	conflicts map[ipvs.Key]Conflict // as last planned
+	draining  map[ipvs.Key]bool     // virtual servers of which real servers drain
+	rulesSeen struct {              // our nftables table when it was last read
 		generation uint32 // 0: never
 		rules      nft.Ruleset
 		intact     bool
@@ -116,7 +123,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-r.Source.Changed():
-		case <-r.AddressesChanged:
+		case <-r.NodeChanged:
 			r.addresses = nil
 		case <-timer.C:
 			stale = r.snapshot == nil
@@ -142,9 +149,9 @@ func (r *Reconciler) pass(ctx context.Context, stale bool) time.Duration {
 	if err := r.derive(stale); err != nil {
 		failed = append(failed, err)
 	}
-	var what *touched
-	if stale && r.lastError == "" {
-		what = touchedBetween(before, r.target)
+	what := r.scope(stale, before)
+	if !stale && what != nil && len(what.keys) == 0 && r.atRest() {
+		return driftInterval
 	}
 	var seen observation
 	if r.snapshot != nil {
@@ -161,11 +168,66 @@ func (r *Reconciler) pass(ctx context.Context, stale bool) time.Duration {
 	if err := r.status.save(r.observe(seen, err)); err != nil {
 		r.report(err)
 	}
+	if r.Changes != nil {
+		return driftInterval
+	}
 	reals := 0
 	for i := range r.table.services {
 		reals += len(r.table.services[i].Reals)
 	}
 	return max(driftInterval, driftInterval*time.Duration(reals)/driftEvery)
+}
+
+// scope is what a pass has to look at: everything after a failure, and when somebody else may have changed the
+// table; else what the declaration changed, and what drains.
+func (r *Reconciler) scope(stale bool, before Target) *touched {
+	if r.lastError != "" || r.table.at == nil {
+		return nil
+	}
+	what := &touched{keys: map[ipvs.Key]bool{}}
+	switch {
+	case stale:
+		what = touchedBetween(before, r.target)
+		for key, o := range r.ledger.Owned {
+			if before.Held[o.Owner] != r.target.Held[o.Owner] {
+				what.keys[key] = true
+			}
+		}
+	case !r.current():
+		return nil
+	}
+	for key := range r.draining {
+		what.keys[key] = true
+	}
+	return what
+}
+
+// current is whether the table is as it was last read, as far as the kernel tells.
+func (r *Reconciler) current() bool {
+	count, ok := r.count()
+	return ok && count == r.table.asOf && time.Since(r.table.whole) < wholeEvery
+}
+
+// count is the kernel's count of changes, when it counts them.
+func (r *Reconciler) count() (n uint64, ok bool) {
+	if r.Changes == nil {
+		return 0, false
+	}
+	n, err := r.Changes.Count()
+	return n, err == nil
+}
+
+// atRest is whether what is not the IPVS table is as it was, too. What can't be read is for a pass to find.
+func (r *Reconciler) atRest() bool {
+	if r.NodeChanged == nil {
+		return false
+	}
+	generation, err := r.NFT.Generation()
+	if err != nil || generation != r.rulesSeen.generation {
+		return false
+	}
+	sysctls, err := r.Node.CheckSysctls(node.Sysctls(r.target.ipv6()))
+	return err == nil && len(sysctls) == 0
 }
 
 // report logs an error once, not at every pass, and its end.
@@ -274,24 +336,26 @@ type observation struct {
 func (r *Reconciler) converge(ctx context.Context, what *touched) (observation, error) {
 	var applyErr error
 	var seen observation
+	all := what // that this pass looks at, over its rounds
 	for range rounds {
 		have, err := r.read(ctx, what)
 		if err != nil {
 			return seen, errors.Join(applyErr, err)
 		}
-		r.noteDraining(have.services)
-		plan := r.plan(have)
+		r.noteDraining(what)
+		plan := r.plan(have, what)
 		seen = observation{plan.conflicts, plan.pending(r.target)}
+		r.claim(plan, what)
 		if plan.empty() {
-			r.forgetGone(have.services)
+			r.forgetGone(all)
 			return seen, r.store.save(r.ledger)
 		}
-		r.claim(plan)
 		if err := r.store.save(r.ledger); err != nil {
 			return seen, err // nothing is made that the next daemon would not know as ours
 		}
 		applyErr = r.apply(ctx, plan)
 		what = touchedBy(plan.ipvs)
+		all = all.and(what)
 	}
 	if applyErr == nil {
 		applyErr = errors.New("the kernel does not hold what was written to it; another program may be undoing it (kube-proxy in ipvs mode? see `pointsman preflight`)")
@@ -300,17 +364,17 @@ func (r *Reconciler) converge(ctx context.Context, what *touched) (observation, 
 }
 
 // claim writes into the ledger what a plan is about to make or change, before it does.
-func (r *Reconciler) claim(p plan) {
+func (r *Reconciler) claim(p plan, what *touched) {
 	for _, op := range p.ipvs {
 		if op.Verb == ipvs.AddService && !r.ledger.Owns(op.Service.Key) {
 			r.ledger.Owned[op.Service.Key] = &Owned{Draining: map[ipvs.RealKey]Draining{}}
 		}
 	}
-	for key, v := range r.target.Servers {
-		if o := r.ledger.Owned[key]; o != nil {
+	r.eachOwned(what, func(key ipvs.Key, o *Owned) {
+		if v := r.target.Servers[key]; v != nil {
 			o.Owner, o.Drain = v.Owner, v.Drain
 		}
-	}
+	})
 	for _, s := range p.sysctls {
 		if _, known := r.ledger.Sysctls[s.Key]; !known && !s.Missing {
 			r.ledger.Sysctls[s.Key] = s.Have
@@ -318,13 +382,36 @@ func (r *Reconciler) claim(p plan) {
 	}
 }
 
+// eachOwned calls f for the virtual servers that are ours, those of what. f may forget them.
+func (r *Reconciler) eachOwned(what *touched, f func(ipvs.Key, *Owned)) {
+	if what == nil {
+		for key, o := range r.ledger.Owned {
+			f(key, o)
+		}
+		return
+	}
+	for key := range what.keys {
+		if o := r.ledger.Owned[key]; o != nil {
+			f(key, o)
+		}
+	}
+}
+
 // noteDraining keeps the record of since when real servers of ours are to get no new connections.
-func (r *Reconciler) noteDraining(services []ipvs.ServiceInfo) {
-	for i := range services {
-		s := &services[i]
+func (r *Reconciler) noteDraining(what *touched) {
+	if what == nil || r.draining == nil {
+		r.draining = map[ipvs.Key]bool{}
+	}
+	r.eachOwned(what, func(key ipvs.Key, o *Owned) {
+		delete(r.draining, key)
+		if r.table.find(key) == nil {
+			o.Draining = nil // it went, and its real servers with it
+		}
+	})
+	r.table.each(what, func(s *ipvs.ServiceInfo) {
 		o := r.ledger.Owned[s.Key]
 		if o == nil {
-			continue
+			return
 		}
 		want := r.target.Servers[s.Key]
 		wanted := map[ipvs.RealKey]bool{}
@@ -344,21 +431,19 @@ func (r *Reconciler) noteDraining(services []ipvs.ServiceInfo) {
 			}
 			draining[real.RealKey] = d
 		}
-		o.Draining = draining
-	}
+		if o.Draining = draining; len(draining) > 0 {
+			r.draining[s.Key] = true
+		}
+	})
 }
 
 // forgetGone drops from the ledger what is neither wanted nor in the kernel any more.
-func (r *Reconciler) forgetGone(services []ipvs.ServiceInfo) {
-	present := make(map[ipvs.Key]bool, len(services))
-	for i := range services {
-		present[services[i].Key] = true
-	}
-	for key := range r.ledger.Owned {
-		if !present[key] && r.target.Servers[key] == nil {
+func (r *Reconciler) forgetGone(what *touched) {
+	r.eachOwned(what, func(key ipvs.Key, _ *Owned) {
+		if r.table.find(key) == nil && r.target.Servers[key] == nil {
 			delete(r.ledger.Owned, key)
 		}
-	}
+	})
 }
 
 // disown takes back the claim on virtual servers that somebody else made first.

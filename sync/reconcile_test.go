@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -15,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"pgregory.net/rapid"
 
 	"github.com/pointsman/pointsman/api/v1alpha1"
 	"github.com/pointsman/pointsman/endpoints"
@@ -70,7 +73,7 @@ func newBench(t *testing.T, stateDir string) *bench {
 	b.node.SetAddresses(netip.MustParseAddr("192.0.2.10"))
 	b.Reconciler = &Reconciler{
 		Config: Config{NodeName: "mast01", StateDir: stateDir},
-		IPVS:   b.kernel, NFT: b.rules, Node: b.node, Source: b.source, Log: log,
+		IPVS:   b.kernel, NFT: b.rules, Node: b.node, Source: b.source, Changes: b.kernel, Log: log,
 	}
 	b.restart(t)
 	return b
@@ -81,7 +84,7 @@ func (b *bench) restart(t *testing.T) {
 	ledger, err := LoadLedger(b.StateDir)
 	require.NoError(t, err)
 	b.Reconciler = &Reconciler{
-		Config: b.Config, IPVS: b.IPVS, NFT: b.NFT, Node: b.Node, Source: b.Source, Log: b.Log, ledger: ledger,
+		Config: b.Config, IPVS: b.IPVS, NFT: b.NFT, Node: b.Node, Source: b.Source, Changes: b.Changes, Log: b.Log, ledger: ledger,
 	}
 	b.store.dir, b.status.dir = b.StateDir, b.StateDir
 }
@@ -204,6 +207,14 @@ func TestRestartOverARightKernelWritesNothing(t *testing.T) {
 type counting struct {
 	IPVS
 	whole, services, reals, batches, ops int
+	before                               func() // each Apply
+}
+
+// done is what was called since the last time it was asked.
+func (c *counting) done() [5]int {
+	d := [5]int{c.whole, c.services, c.reals, c.batches, c.ops}
+	c.whole, c.services, c.reals, c.batches, c.ops = 0, 0, 0, 0, 0
+	return d
 }
 
 func (c *counting) Read(ctx context.Context) ([]ipvs.ServiceInfo, error) {
@@ -222,6 +233,9 @@ func (c *counting) RealServers(ctx context.Context, key ipvs.Key) ([]ipvs.RealIn
 }
 
 func (c *counting) Apply(ctx context.Context, ops []ipvs.Op) error {
+	if c.before != nil {
+		c.before()
+	}
 	c.batches, c.ops = c.batches+1, c.ops+len(ops)
 	return c.IPVS.Apply(ctx, ops)
 }
@@ -245,7 +259,7 @@ func TestAChangeCostsWhatItChanges(t *testing.T) {
 	servers[7] = changed
 	status := b.declare(t, servers...)
 	assert.True(t, status.Server(changed.Key).Verified)
-	assert.Equal(t, counting{IPVS: b.kernel, reals: 2, batches: 1, ops: 1}, *c)
+	assert.Equal(t, [5]int{0, 0, 2, 1, 1}, c.done(), "whole tables, lists and real servers read; batches and ops written")
 
 	// Made, changed and removed in one go.
 	servers[3].Spec.Scheduler.Name = "wrr"
@@ -259,6 +273,63 @@ func TestAChangeCostsWhatItChanges(t *testing.T) {
 	for key, i := range b.table.at {
 		assert.Equal(t, key, b.table.services[i].Key)
 	}
+}
+
+// At rest a look for drift reads nothing of the table; what drains is read by itself; and after a change by
+// somebody else, also one that comes just before a write of ours, everything is.
+func TestRestCostsNothing(t *testing.T) {
+	b := newBench(t, t.TempDir())
+	b.NodeChanged = make(chan struct{})
+	both := map[string]int{"v1": 2, "v2": 2}
+	b.declare(t, server("v1", both))
+	c := &counting{IPVS: b.kernel}
+	b.IPVS = c
+	// Whole tables, lists and real servers read; batches and ops written.
+	look := func() [5]int {
+		c.done()
+		b.pass(b.ctx, false)
+		return c.done()
+	}
+	nothing := [5]int{}
+	assert.Equal(t, nothing, look())
+
+	b.busy(1, 1)
+	b.declare(t, server("v2", both))
+	assert.Equal(t, [5]int{0, 0, 2, 0, 0}, look(), "one real server drains in each of two virtual servers")
+	for key := range b.target.Servers {
+		b.kernel.SetReal(key, ipvs.RealKey{Addr: netip.MustParseAddr("10.244.1.1"), Port: 8080}, ipvs.RealInfo{})
+	}
+	assert.Equal(t, [5]int{0, 0, 4, 1, 2}, look())
+	assert.Equal(t, nothing, look())
+
+	right := b.serving(t)
+	flush := func() {
+		var ops []ipvs.Op
+		for _, s := range tableOf(t, b.kernel) {
+			ops = append(ops, ipvs.Op{Verb: ipvs.DelService, Service: s.Service})
+		}
+		require.NoError(t, b.kernel.Apply(b.ctx, ops))
+	}
+	flush()
+	assert.Equal(t, 1, look()[0])
+	assert.Equal(t, right, b.serving(t))
+
+	// Somebody else's change between our reading and our writing is not taken for ours.
+	idle := server("v1", both)
+	idle.Key.Name = "idle"
+	idle.Ports[0].Ways = []endpoints.Way{{Kind: endpoints.NodePort, Addr: netip.IPv4Unspecified(), Port: 30081}}
+	b.declare(t, idle, server("v2", both))
+	other := ipvs.Service{Key: ipvs.Key{Protocol: ipvs.TCP, Addr: netip.MustParseAddr("192.0.2.10"), Port: 30081}}
+	wrong := ipvs.RealServer{RealKey: ipvs.RealKey{Addr: netip.MustParseAddr("10.244.1.1"), Port: 8080}, Weight: 9}
+	c.before = func() {
+		c.before = nil
+		require.NoError(t, b.kernel.Apply(b.ctx, []ipvs.Op{{Verb: ipvs.EditReal, Service: other, Real: wrong}}))
+	}
+	b.declare(t, idle, server("v2", map[string]int{"v1": 2, "v2": 3}))
+	assert.EqualValues(t, 9, b.serving(t)[other.Key.String()][wrong.RealKey.String()], "not seen yet")
+	look()
+	assert.EqualValues(t, 1, b.serving(t)[other.Key.String()][wrong.RealKey.String()])
+	assert.Equal(t, nothing, look())
 }
 
 // A daemon killed before any op of a switch, or of its first pass, leaves a table from which the next
@@ -495,4 +566,116 @@ func TestLock(t *testing.T) {
 func ExampleReconciler_Plan() {
 	fmt.Println(ipvs.Op{Verb: ipvs.AddReal, Service: rr(virtual(10, ipvs.TCP)), Real: real(1, 1)})
 	// Output: ipvsadm -a -t 192.0.2.10:30080 -r 10.244.0.1:80 -m -w 1
+}
+
+// Whatever is declared, drained and done by others, in whatever order: after a look the table serves the
+// target and nothing else, and the ledger knows exactly what is ours.
+func TestRandomWalk(t *testing.T) {
+	dir := t.TempDir()
+	rapid.Check(t, func(rt *rapid.T) {
+		require.NoError(t, os.RemoveAll(filepath.Join(dir, ledgerFile)))
+		b := newBench(t, dir)
+		b.NodeChanged = make(chan struct{})
+		names := []string{"a", "b", "c", "d"}
+		declare := func() {
+			var servers []endpoints.Server
+			for i, name := range names {
+				if !rapid.Bool().Draw(rt, "declared") {
+					continue
+				}
+				ready := rapid.MapOf(rapid.SampledFrom([]string{"v1", "v2", "v3"}), rapid.IntRange(0, 3)).Draw(rt, "ready")
+				s := server(rapid.SampledFrom([]string{"v1", "v2", "v3"}).Draw(rt, "active"), ready)
+				s.Key.Name = name
+				s.Ports[0].Ways = []endpoints.Way{
+					{Kind: endpoints.NodePort, Addr: netip.IPv4Unspecified(), Port: uint16(30000 + i)},
+					{Kind: endpoints.ClusterIP, Addr: netip.AddrFrom4([4]byte{10, 96, 0, byte(10 + i)}), Port: 80},
+				}
+				servers = append(servers, s)
+			}
+			b.declare(t, servers...)
+		}
+		table := func() (list []ipvs.ServiceInfo) {
+			list, err := b.kernel.Read(b.ctx)
+			require.NoError(t, err)
+			return list
+		}
+		declare()
+		for range rapid.IntRange(1, 20).Draw(rt, "steps") {
+			list := table()
+			var service *ipvs.ServiceInfo
+			var real *ipvs.RealInfo
+			if len(list) > 0 {
+				service = &list[rapid.IntRange(0, len(list)-1).Draw(rt, "service")]
+				if n := len(service.Reals); n > 0 {
+					real = &service.Reals[rapid.IntRange(0, n-1).Draw(rt, "real")]
+				}
+			}
+			switch rapid.IntRange(0, 5).Draw(rt, "event") {
+			case 0, 1:
+				declare()
+			case 2: // somebody deletes a virtual server
+				if service != nil {
+					require.NoError(t, b.kernel.Apply(b.ctx, []ipvs.Op{{Verb: ipvs.DelService, Service: service.Service}}))
+				}
+			case 3: // somebody changes a weight
+				if real != nil {
+					changed := real.RealServer
+					changed.Weight = uint32(rapid.IntRange(0, 3).Draw(rt, "weight"))
+					require.NoError(t, b.kernel.Apply(b.ctx, []ipvs.Op{{Verb: ipvs.EditReal, Service: service.Service, Real: changed}}))
+				}
+			case 4, 5: // connections come or end
+				if real != nil {
+					b.kernel.SetReal(service.Key, real.RealKey, ipvs.RealInfo{Active: uint32(rapid.IntRange(0, 1).Draw(rt, "active"))})
+				}
+			}
+			b.pass(b.ctx, false)
+			require.Empty(rt, b.lastError)
+			for range 2 { // what was at weight is lowered, then, if idle, deleted
+				b.pass(b.ctx, false)
+			}
+			require.ElementsMatch(rt, uncounted(table()), uncounted(b.table.services), "what is known is what is there")
+			here := map[ipvs.Key]bool{}
+			for _, s := range table() {
+				here[s.Key] = true
+				require.True(rt, b.ledger.Owns(s.Key), "%s is ours", s.Key)
+				wanted := map[ipvs.RealKey]uint32{}
+				if v := b.target.Servers[s.Key]; v != nil {
+					require.Equal(rt, v.Service, s.Service)
+					for _, r := range v.Reals {
+						wanted[r.RealKey] = r.Weight
+					}
+				}
+				draining := 0
+				for _, r := range s.Reals {
+					if want, ok := wanted[r.RealKey]; ok {
+						require.Equal(rt, want, r.Weight)
+						delete(wanted, r.RealKey)
+						continue
+					}
+					draining++
+					require.Zero(rt, r.Weight)
+					require.NotZero(rt, r.Active, "%s of %s has drained", r.RealKey, s.Key)
+				}
+				require.Empty(rt, wanted)
+				require.Len(rt, b.ledger.Owned[s.Key].Draining, draining)
+			}
+			for key := range b.target.Servers {
+				require.True(rt, here[key], "%s is there", key)
+			}
+			require.Len(rt, b.ledger.Owned, len(here))
+		}
+	})
+}
+
+// uncounted is a table without what the kernel counts.
+func uncounted(list []ipvs.ServiceInfo) []string {
+	var out []string
+	for _, s := range list {
+		text := s.Service.String()
+		for _, r := range s.Reals {
+			text += "; " + r.RealServer.String()
+		}
+		out = append(out, text)
+	}
+	return out
 }

@@ -5,29 +5,74 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"slices"
+	"time"
 
 	"github.com/pointsman/pointsman/ipvs"
 )
 
-// table is the kernel's IPVS table as last read: whole when looking for drift, and after a change only
-// the virtual servers that it touches, so that a change costs what it changes.
+// table is the kernel's IPVS table as last read: whole when somebody else may have changed it, and else only
+// the virtual servers that are touched, so that a change costs what it changes.
 type table struct {
 	services []ipvs.ServiceInfo
 	at       map[ipvs.Key]int // index in services; nil: never read, or not to be believed
+	whole    time.Time        // when it was last read whole
+	// asOf is the count of the kernel's changes that services are right for: nobody but us has changed the
+	// table as long as the count says so.
+	asOf uint64
 }
 
-// touched are virtual servers to read again; options: their own options may differ too, not only
-// their real servers. nil is the whole table.
+// wholeEvery is how often the table is read whole though nobody is known to have changed it.
+const wholeEvery = 5 * time.Minute
+
+// touched are the virtual servers that a pass looks at; options: their own options may differ too,
+// not only their real servers. nil is the whole table.
 type touched struct {
 	keys    map[ipvs.Key]bool
 	options bool
 }
 
+// and is what either of two looks at.
+func (t *touched) and(o *touched) *touched {
+	if t == nil || o == nil {
+		return nil
+	}
+	both := touched{keys: maps.Clone(t.keys), options: t.options || o.options}
+	maps.Copy(both.keys, o.keys)
+	return &both
+}
+
+// find is a virtual server as last read, nil when it was not there.
+func (t *table) find(key ipvs.Key) *ipvs.ServiceInfo {
+	if i, ok := t.at[key]; ok {
+		return &t.services[i]
+	}
+	return nil
+}
+
+// each calls f for the virtual servers that are there, those of what.
+func (t *table) each(what *touched, f func(*ipvs.ServiceInfo)) {
+	if what == nil {
+		for i := range t.services {
+			f(&t.services[i])
+		}
+		return
+	}
+	for key := range what.keys {
+		if s := t.find(key); s != nil {
+			f(s)
+		}
+	}
+}
+
 // read reads the table from the kernel, whole or what was touched.
 func (t *table) read(ctx context.Context, from IPVS, what *touched) error {
-	if what == nil || t.at == nil || len(what.keys) > len(t.services)/2+16 {
+	switch {
+	case what == nil || t.at == nil || len(what.keys) > len(t.services)/2+16:
 		return t.readWhole(ctx, from)
+	case len(what.keys) == 0:
+		return nil
 	}
 	fresh := map[ipvs.Key]ipvs.ServiceInfo{}
 	if what.options {
@@ -71,11 +116,16 @@ func (t *table) readWhole(ctx context.Context, from IPVS) error {
 	if err != nil {
 		return t.broken(err)
 	}
+	t.set(services)
+	t.whole = time.Now()
+	return nil
+}
+
+func (t *table) set(services []ipvs.ServiceInfo) {
 	t.services, t.at = services, make(map[ipvs.Key]int, len(services))
 	for i := range services {
 		t.at[services[i].Key] = i
 	}
-	return nil
 }
 
 // broken has the next reading be a whole one.
@@ -108,7 +158,7 @@ func touchedBetween(a, b Target) *touched {
 	t := touched{keys: make(map[ipvs.Key]bool)}
 	for key, v := range b.Servers {
 		before := a.Servers[key]
-		if before == nil || before.Service != v.Service || !slices.Equal(before.Reals, v.Reals) {
+		if before == nil || before.Service != v.Service || before.Owner != v.Owner || before.Drain != v.Drain || !slices.Equal(before.Reals, v.Reals) {
 			t.keys[key] = true
 			t.options = t.options || before == nil || before.Service != v.Service
 		}

@@ -94,6 +94,6 @@ func newReconciler(s *settings, source sync.Source) (*sync.Reconciler, func(), e
 		Config: sync.Config{
 			NodeName: s.nodeName, StateDir: s.stateDir, NodePortsOn: s.nodePorts, ClusterCIDRs: s.clusterCIDRs,
 		},
-		IPVS: table, NFT: rules, Node: n, Source: source, AddressesChanged: changed, Log: s.log,
+		IPVS: table, NFT: rules, Node: n, Source: source, NodeChanged: changed, Log: s.log,
 	}, closeAll, nil
 }
