@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -24,10 +25,11 @@ var second = func() time.Duration {
 
 // What others do to the kernel behind pointsman's back is put right within a second.
 func TestKernelDrift(t *testing.T) {
-	w := newWorld(t, lab.Config{Colours: []lab.Colour{{Name: "v1", Backends: 4}, {Name: "v2", Backends: 4}}}, lab.Manifests{})
+	w := newWorld(t, lab.Config{Colours: []lab.Colour{{Name: "v1", Backends: 4}, {Name: "v2", Backends: 4}}},
+		lab.Manifests{ClusterIP: netip.MustParseAddr("10.96.0.10")})
 	w.start("v1")
 	w.eventually(patience, "verified", func() error { return w.verified("v1") })
-	table, rules, watch := w.tableWithThresholds(), w.ruleset(), watchWrites(t)
+	table, rules, device, watch := w.tableWithThresholds(), w.ruleset(), w.device(), watchWrites(t)
 	first := w.Colour("v1")[0].Addr.String()
 	for _, c := range []struct {
 		name string
@@ -42,6 +44,9 @@ func TestKernelDrift(t *testing.T) {
 		{"the scheduler is changed", []string{"ipvsadm", "-E", "-t", w.vip.String(), "-s", "wlc"}},
 		{"a virtual server is deleted", []string{"ipvsadm", "-D", "-t", w.vip.String()}},
 		{"the rules are flushed", []string{"nft", "flush", "ruleset"}},
+		{"an address is removed", []string{"ip", "addr", "del", "10.96.0.10/32", "dev", "pointsman0"}},
+		{"the device is set down", []string{"ip", "link", "set", "pointsman0", "down"}},
+		{"the device is deleted", []string{"ip", "link", "del", "pointsman0"}},
 		{"forwarding is turned off", []string{"sysctl", "-qw", "net.ipv4.ip_forward=0"}},
 		{"port reuse is turned off", []string{"sysctl", "-qw", "net.ipv4.vs.conn_reuse_mode=0"}},
 	} {
@@ -57,6 +62,9 @@ func TestKernelDrift(t *testing.T) {
 				}
 				if now := w.ruleset(); now != rules {
 					return fmt.Errorf("the rules are\n%s\nand were\n%s", now, rules)
+				}
+				if now := w.device(); now != device {
+					return fmt.Errorf("the device is\n%s\nand was\n%s", now, device)
 				}
 				if now := w.sysctls(t); now != sysctls {
 					return fmt.Errorf("sysctls are %s and were %s", now, sysctls)
@@ -87,6 +95,13 @@ func (w *world) tableWithThresholds() string {
 	}
 	slices.Sort(lines)
 	return w.table() + "\n" + strings.Join(lines, "\n")
+}
+
+// device is the dummy device and its addresses, "" when there is none.
+func (w *world) device() string {
+	w.t.Helper()
+	text, _ := w.Node().Run("ip", "-br", "addr", "show", "dev", "pointsman0")
+	return text
 }
 
 // sysctls are those that pointsman answers for.

@@ -136,6 +136,10 @@ func (n *Node) ReadDevice() (Device, error) {
 	if err != nil {
 		return Device{}, fmt.Errorf("reading device %s: %w", DeviceName, err)
 	}
+	return device(links, addrs)
+}
+
+func device(links []netlink.Link, addrs []netlink.Addr) (Device, error) {
 	var d Device
 	index := -1
 	for _, l := range links {

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"testing"
 	"time"
 
@@ -161,14 +162,18 @@ func TestKernelChanged(t *testing.T) {
 	require.Equal(t, changed, same)
 	expect := func(want ...string) {
 		t.Helper()
-		select {
-		case <-changed:
-		case <-time.After(5 * time.Second):
-			t.Fatal("no change seen")
+		for deadline := time.After(5 * time.Second); ; {
+			select {
+			case <-changed:
+			case <-deadline:
+				t.Fatal("no change seen that leads to ", want)
+			}
+			got, err := n.Addresses()
+			require.NoError(t, err)
+			if slices.Equal(addrs(want...), got) {
+				return
+			}
 		}
-		got, err := n.Addresses()
-		require.NoError(t, err)
-		require.Equal(t, addrs(want...), got)
 	}
 	quiet := func() {
 		t.Helper()
@@ -189,11 +194,26 @@ func TestKernelChanged(t *testing.T) {
 	sh(t, "ip link add v0 type veth peer name v1; ip link set v0 up; ip link set v1 up; ip addr add 2001:db8::1/64 dev v0")
 	expect("192.0.2.1", "192.0.2.2", "2001:db8::1")
 
-	sh(t, "ip link add other type dummy; ip link set other up; ip link del other; ip addr add 127.0.0.9/8 dev lo")
+	// A pod that comes and goes is none of our business.
+	sh(t, "ip link add pod type veth peer name peer; ip link set pod up; ip link set peer up; sleep 0.1; ip link del pod")
+	quiet()
+	own := []string{"192.0.2.1", "192.0.2.2", "2001:db8::1"}
 	d, err := n.ReadDevice()
 	require.NoError(t, err)
 	require.NoError(t, n.ApplyDevice(DiffDevice(addrs("10.96.0.10", "fd00:96::10"), d)))
-	quiet()
+	expect(own...)
+	time.Sleep(100 * time.Millisecond)
+	for len(changed) > 0 { // the device is made in steps
+		<-changed
+	}
+	for _, harm := range []string{
+		"ip addr del 10.96.0.10/32 dev pointsman0", "ip link set pointsman0 down",
+		"ip addr add 10.96.0.77/32 dev pointsman0", "ip link del pointsman0", "ip addr add 10.96.0.10/32 dev lo",
+	} {
+		sh(t, harm)
+		expect(own...)
+		quiet()
+	}
 }
 
 func TestKernelModules(t *testing.T) {

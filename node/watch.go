@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
 	"time"
 
@@ -21,8 +22,9 @@ type watcher struct {
 	done    chan struct{}
 }
 
-// Changed is a channel, of size one, that gets a value whenever [Node.Addresses] has changed: there is something to
-// look at, not what. The first call begins the watching; it ends with Close.
+// Changed is a channel, of size one, that gets a value whenever [Node.Addresses] or [Node.ReadDevice] would give
+// another answer: there is something to look at, not what. What pointsman itself does to the device is told too. The
+// first call begins the watching; it ends with Close.
 func (n *Node) Changed() (<-chan struct{}, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -39,23 +41,44 @@ func (n *Node) Changed() (<-chan struct{}, error) {
 		return nil, fmt.Errorf("listening for changes of addresses: %w", err)
 	}
 	// From here on nothing is missed: what changes after this reading is notified.
-	last, err := n.Addresses()
+	last, err := n.look()
 	if err != nil {
 		return nil, errors.Join(err, w.conn.Close())
 	}
 	n.watcher = w
-	go w.run(last, n.Addresses)
+	go w.run(last, n.look)
 	return w.changed, nil
 }
 
-// run compares with the addresses themselves: of a notification it only takes that there is one. So
-// one that was lost to a full socket (ENOBUFS) costs nothing.
-func (w *watcher) run(last []netip.Addr, addresses func() ([]netip.Addr, error)) {
+// seen is what is watched.
+type seen struct {
+	addresses []netip.Addr
+	device    Device
+}
+
+func (n *Node) look() (seen, error) {
+	links, addrs, err := n.list()
+	if err != nil {
+		return seen{}, fmt.Errorf("listing the node's addresses: %w", err)
+	}
+	s := seen{addresses: nodeAddresses(links, addrs)}
+	if s.device, err = device(links, addrs); err != nil {
+		return s, err
+	}
+	// Each pod that comes or goes brings a link-local address, and none of them is a virtual one.
+	s.device.Elsewhere = slices.DeleteFunc(s.device.Elsewhere, netip.Addr.IsLinkLocalUnicast)
+	slices.SortFunc(s.device.Elsewhere, netip.Addr.Compare)
+	return s, nil
+}
+
+// run compares with what there is: of a notification it only takes that there is one. So one that was
+// lost to a full socket (ENOBUFS) costs nothing.
+func (w *watcher) run(last seen, read func() (seen, error)) {
 	defer close(w.done)
 	look := func() {
-		now, err := addresses()
+		now, err := read()
 		// What can't be read may have changed.
-		if err == nil && slices.Equal(now, last) {
+		if err == nil && reflect.DeepEqual(now, last) {
 			return
 		}
 		last = now

@@ -59,8 +59,8 @@ type (
 // server: one of up to driftEvery real servers that often, and a larger one the less often the larger
 // it is, so that the cost at rest has a bound.
 const (
-	driftInterval = 400 * time.Millisecond
-	driftEvery    = 2000
+	driftInterval = 200 * time.Millisecond
+	driftEvery    = 1000
 )
 
 // rounds is how often one pass reads, plans and applies before it gives up until the next.

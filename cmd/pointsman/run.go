@@ -85,15 +85,24 @@ func newReconciler(s *settings, source sync.Source) (*sync.Reconciler, func(), e
 		err = errors.Join(err, n.Close(), rules.Close(), table.Close())
 		return nil, nil, err
 	}
-	closeAll := func() {
-		_ = n.Close()
-		_ = rules.Close()
-		_ = table.Close()
-	}
-	return &sync.Reconciler{
+	r := &sync.Reconciler{
 		Config: sync.Config{
 			NodeName: s.nodeName, StateDir: s.stateDir, NodePortsOn: s.nodePorts, ClusterCIDRs: s.clusterCIDRs,
 		},
 		IPVS: table, NFT: rules, Node: n, Source: source, NodeChanged: changed, Log: s.log,
-	}, closeAll, nil
+	}
+	changes, err := ipvs.OpenChanges()
+	if err != nil {
+		s.log.WithError(err).Warn("the whole table is read again and again instead, which costs time with many real servers")
+	} else {
+		r.Changes = changes
+	}
+	return r, func() {
+		if changes != nil {
+			_ = changes.Close()
+		}
+		_ = n.Close()
+		_ = rules.Close()
+		_ = table.Close()
+	}, nil
 }

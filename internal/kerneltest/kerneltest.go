@@ -28,17 +28,16 @@ const Prefix = "TestKernel"
 var (
 	mu     sync.Mutex
 	wanted []string // tests that have to run in the guest, set while m.Run runs
+	guest  string   // its kernel; "" is the script's own choice
 )
 
 // Main is TestMain of a package with kernel tests: os.Exit(kerneltest.Main(m)).
 func Main(m *testing.M) int {
-	// Read before the tests run: only then is it part of what go test caches a result by.
-	kernel := os.Getenv("POINTSMAN_TEST_KERNEL")
 	code := m.Run()
 	if len(wanted) == 0 || code != 0 {
 		return code
 	}
-	return runInGuest(kernel, wanted)
+	return runInGuest(guest, wanted)
 }
 
 // runInGuest runs this test binary again under scripts/vm, only the given tests. Kernel "" is the
@@ -133,6 +132,8 @@ func Require(t testing.TB) {
 	}
 	mu.Lock()
 	wanted = append(wanted, root)
+	// Read while the tests run: only then is it part of what go test caches a result by.
+	guest = os.Getenv("POINTSMAN_TEST_KERNEL")
 	mu.Unlock()
 	t.Skipf("%v: runs in the guest, after the others", err)
 }
