@@ -22,7 +22,8 @@ import (
 // nothing is left in the kernel. It takes CAP_PERFMON (or root) and a kernel with kprobes that is not locked down.
 type Changes struct {
 	mu     sync.Mutex
-	online string // the processors that are counted, as /sys/devices/system/cpu/online has them
+	cpus   int    // the file of the processors that are online
+	online string // what it said: the processors that are counted
 	groups []int  // one a processor: the leader of its group of counters
 	others []int
 	before uint64 // of the processors of earlier groups
@@ -39,8 +40,13 @@ const (
 
 // OpenChanges begins to count. The module ip_vs has to be there. The error says what the kernel refuses.
 func OpenChanges() (*Changes, error) {
-	c := &Changes{}
+	cpus, err := unix.Open(cpusOnline, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("ipvs: counting changes of the table: opening %s: %w", cpusOnline, err)
+	}
+	c := &Changes{cpus: cpus}
 	if err := c.open(); err != nil {
+		_ = c.Close()
 		return nil, fmt.Errorf("ipvs: counting changes of the table: %w", err)
 	}
 	return c, nil
@@ -55,7 +61,7 @@ func (c *Changes) open() error {
 	if err != nil {
 		return fmt.Errorf("reading %s: %w", kprobeType, err)
 	}
-	if c.online, err = online(); err != nil {
+	if c.online, err = c.readOnline(); err != nil {
 		return err
 	}
 	cpus, err := parseCPUs(c.online)
@@ -110,7 +116,7 @@ func openProbe(kind uint32, function string, cpu, leader int) (int, error) {
 func (c *Changes) Count() (uint64, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	now, err := online()
+	now, err := c.readOnline()
 	if err != nil {
 		return 0, fmt.Errorf("ipvs: counting changes of the table: %w", err)
 	}
@@ -149,7 +155,7 @@ func (c *Changes) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.close()
-	return nil
+	return os.NewSyscallError("close", unix.Close(c.cpus))
 }
 
 func (c *Changes) close() {
@@ -159,9 +165,13 @@ func (c *Changes) close() {
 	c.groups, c.others = nil, nil
 }
 
-func online() (string, error) {
-	text, err := os.ReadFile(cpusOnline)
-	return strings.TrimSpace(string(text)), err
+func (c *Changes) readOnline() (string, error) {
+	var buf [4096]byte
+	n, err := unix.Pread(c.cpus, buf[:], 0)
+	if err != nil {
+		return "", fmt.Errorf("reading %s: %w", cpusOnline, err)
+	}
+	return strings.TrimSpace(string(buf[:n])), nil
 }
 
 // parseCPUs reads a list as the kernel writes it: "0-3,8".

@@ -19,6 +19,7 @@ type Node struct {
 
 	mu      sync.Mutex
 	watcher *watcher
+	sysctls map[string]int // files that are open, by key
 }
 
 // Open is the node of the calling thread's network namespace.
@@ -44,6 +45,10 @@ func (n *Node) Close() error {
 	if n.watcher != nil {
 		err = n.watcher.close()
 	}
+	for _, fd := range n.sysctls {
+		_ = unix.Close(fd)
+	}
+	n.sysctls = nil
 	n.link.Close()
 	return errors.Join(err, n.ns.Close())
 }

@@ -71,24 +71,54 @@ type SysctlDiff struct {
 // CheckSysctls reads the settings and gives back those that differ; none for a node that is right. An
 // error is one of reading; a missing key is none, and no difference either when it is Optional.
 func (n *Node) CheckSysctls(want []Sysctl) ([]SysctlDiff, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	var out []SysctlDiff
-	err := n.in(func() error {
-		for _, s := range want {
-			have, err := os.ReadFile(s.path())
-			value := strings.TrimSpace(string(have))
-			switch {
-			case errors.Is(err, os.ErrNotExist) && s.Optional:
-			case errors.Is(err, os.ErrNotExist):
-				out = append(out, SysctlDiff{Sysctl: s, Missing: true})
-			case err != nil:
-				return fmt.Errorf("reading sysctl %s: %w", s.Key, err)
-			case value != s.Want:
-				out = append(out, SysctlDiff{Sysctl: s, Have: value})
-			}
+	for _, s := range want {
+		value, err := n.readSysctl(s)
+		switch {
+		case errors.Is(err, os.ErrNotExist) && s.Optional:
+		case errors.Is(err, os.ErrNotExist):
+			out = append(out, SysctlDiff{Sysctl: s, Missing: true})
+		case err != nil:
+			return nil, fmt.Errorf("reading sysctl %s: %w", s.Key, err)
+		case value != s.Want:
+			out = append(out, SysctlDiff{Sysctl: s, Have: value})
 		}
-		return nil
+	}
+	return out, nil
+}
+
+// readSysctl reads a setting at the cost of one system call: they are looked at several times a second, so
+// their files stay open. Such a file is of the namespace that it was opened in.
+func (n *Node) readSysctl(s Sysctl) (string, error) {
+	var buf [64]byte
+	fd, known := n.sysctls[s.Key]
+	if known {
+		if got, err := unix.Pread(fd, buf[:], 0); err == nil {
+			return strings.TrimSpace(string(buf[:got])), nil
+		}
+		// Its module went, and may have come again.
+		delete(n.sysctls, s.Key)
+		_ = unix.Close(fd)
+	}
+	err := n.in(func() (err error) {
+		fd, err = unix.Open(s.path(), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		return os.NewSyscallError("open", err)
 	})
-	return out, err
+	if err != nil {
+		return "", err
+	}
+	got, err := unix.Pread(fd, buf[:], 0)
+	if err != nil {
+		_ = unix.Close(fd)
+		return "", os.NewSyscallError("pread", err)
+	}
+	if n.sysctls == nil {
+		n.sysctls = map[string]int{}
+	}
+	n.sysctls[s.Key] = fd
+	return strings.TrimSpace(string(buf[:got])), nil
 }
 
 // SetSysctls writes those settings, and no others. One that the kernel lacks is passed over when it is
