@@ -14,7 +14,7 @@ import (
 
 // TestCases: what the manifest reader refuses, the CRD refuses, and in words that help.
 func TestCases(t *testing.T) {
-	server := newAPIServer(t, "pointsman.io_virtualservers.yaml")
+	server := newAPIServer(t, virtualServers)
 	cases, err := apicases.Load()
 	require.NoError(t, err)
 	require.NotEmpty(t, cases)
@@ -54,10 +54,10 @@ func object(t testing.TB, manifest []byte) map[string]any {
 	t.Helper()
 	data, err := yaml.YAMLToJSONStrict(manifest)
 	require.NoError(t, err)
-	return unstructured(t, data)
+	return parsed(t, data)
 }
 
-func unstructured(t testing.TB, data []byte) map[string]any {
+func parsed(t testing.TB, data []byte) map[string]any {
 	t.Helper()
 	var obj map[string]any
 	require.NoError(t, kjson.Unmarshal(data, &obj))
