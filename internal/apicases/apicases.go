@@ -66,7 +66,7 @@ func Load() ([]Case, error) {
 			line, rest, _ := strings.Cut(body, "\n")
 			m := expectation.FindStringSubmatch(line)
 			if m == nil {
-				return nil, fmt.Errorf("cases.txtar: %s: %q is no expectation; write # refused:, # manifest: or # apiserver:", file.Name, line)
+				return nil, fmt.Errorf("cases.txtar: %s: %q is none of # refused:, # manifest: and # apiserver: with a text", file.Name, line)
 			}
 			switch m[1] {
 			case "refused":
@@ -79,7 +79,7 @@ func Load() ([]Case, error) {
 			body = rest
 		}
 		if len(c.refused) == 0 && len(c.manifest)+len(c.apiServer) > 0 {
-			return nil, fmt.Errorf("cases.txtar: %s: has no # refused: line, so it would pass for right; name the field there", file.Name)
+			return nil, fmt.Errorf("cases.txtar: %s: has no # refused: line and would pass for right", file.Name)
 		}
 		if !strings.HasPrefix(body, "apiVersion:") {
 			body = head + body
