@@ -32,6 +32,7 @@ func TestBounds(t *testing.T) {
 		"spec.preview.colour":                   {63, ascii},
 		"spec.colourLabel":                      {317, func(n int) any { return strings.Repeat("a.", 126) + "a/" + strings.Repeat("a", n-254) }},
 		"spec.preview.sources":                  {v1alpha1.MaxPreviewSources, func(n int) any { return strings.Split(strings.Repeat("::/0,", n-1)+"::/0", ",") }},
+		"spec.switch.drain.timeout":             {v1alpha1.MaxDurationText, func(n int) any { return strings.Repeat("0", n-len([]rune("1µs"))) + "1µs" }},
 		"spec.switch.steps":                     {99, steps},
 		"spec.switch.gate.probe.http.path":      {v1alpha1.MaxProbePath, text("/…")},
 		"spec.switch.gate.probe.http.host":      {v1alpha1.MaxProbeHost, text("…")},
@@ -41,7 +42,7 @@ func TestBounds(t *testing.T) {
 	} {
 		for _, over := range []int{0, 1} {
 			t.Run(fmt.Sprintf("%s+%d", path, over), func(t *testing.T) {
-				obj := object(t, []byte("{apiVersion: pointsman.io/v1alpha1, kind: VirtualServer, metadata: {name: myapp, namespace: default}, spec: {service: {name: myapp}, active: v1}}"))
+				obj := least(t)
 				if strings.HasPrefix(path, "spec.preview.") {
 					set(obj, "spec.preview", map[string]any{"colour": "v2", "nodePort": 31080})
 				}
@@ -62,6 +63,12 @@ func TestBounds(t *testing.T) {
 			})
 		}
 	}
+}
+
+// least is a VirtualServer with nothing that may be left out.
+func least(t testing.TB) map[string]any {
+	t.Helper()
+	return object(t, []byte("{apiVersion: pointsman.io/v1alpha1, kind: VirtualServer, metadata: {name: myapp, namespace: default}, spec: {service: {name: myapp}, active: v1}}"))
 }
 
 func steps(n int) any {

@@ -43,6 +43,40 @@ func TestRandomVerdicts(t *testing.T) {
 	require.Greater(t, refused, 100)
 }
 
+// TestRandomTexts is the same for one text at a time, close to what its rule tells apart.
+func TestRandomTexts(t *testing.T) {
+	server := newAPIServer(t, virtualServers)
+	for path, near := range map[string]string{
+		"spec.switch.drain.timeout": `[-+]?([0-9]{0,3}[.]?[0-9]{0,2}[nuµμm]?[smhd]?){0,3}|[-+.0-9nuµmshd ]{0,5}|[0-9]{5,22}[hs]`,
+		"spec.switch.gate.minReady": `[-+ ]?[0-9]{0,3}[.]?[0-9]?%{0,2}`,
+		"spec.switch.gate.nodes":    `[-+ ]?[0-9]{0,3}[.]?[0-9]?%{0,2}|[aA]l{1,3}`,
+		"spec.active":               `[-_.a-zA-Z0-9/ é]{0,5}|[a-z.-]{62,64}`,
+		"spec.colourLabel":          `[-_.a-zA-Z0-9/ é]{0,6}|[a-z.]{0,5}/?[a-zA-Z._-]{60,64}|[a-z.-]{251,254}/a`,
+		"spec.service.name":         `[-a-z0-9A. ]{0,5}|[a-z-]{62,64}`,
+		"spec.preview.sources":      `([0-9]{1,3}[.]){2,3}[0-9]{1,3}/[0-9]{1,2}|(10|0)[.](0[.]){2}0/-?[0-9]{1,2}|(::ffff:|2001:db8:)?[0-9a-f:]{0,9}(%eth0)?/[0-9]{0,3}|::ffff:10[.]0[.]0[.]0/[0-9]{1,3}`,
+	} {
+		t.Run(path, func(t *testing.T) {
+			rapid.Check(t, func(rt *rapid.T) {
+				for range 10 {
+					var value any = rapid.StringMatching(near).Draw(rt, "text")
+					obj := least(t)
+					if path == "spec.preview.sources" {
+						set(obj, "spec.preview", map[string]any{"colour": "v2", "nodePort": 31080})
+						value = []any{value}
+					}
+					set(obj, path, value)
+					data, err := json.Marshal(obj)
+					require.NoError(rt, err)
+					_, errs := manifest.Parse("m.json", data)
+					if refusal := server.create(parsed(t, data)); (len(errs) > 0) != (refusal != nil) {
+						rt.Fatalf("%q\nmanifest: %v\ncrd: %v", value, errs, refusal)
+					}
+				}
+			})
+		})
+	}
+}
+
 // decoded is the spec of an object that the CRD filled in. Only the empty strings that somebody wrote
 // are left to [v1alpha1.Default].
 func decoded(t require.TestingT, stored map[string]any, written []byte) v1alpha1.VirtualServerSpec {

@@ -32,6 +32,7 @@ const (
 	MaxProbeBody       = 1024
 	MaxProbeServerName = 253
 	MaxProbeService    = 253
+	MaxDurationText    = 64 // characters; checked where the text is read
 )
 
 // Validate returns all that is wrong with a VirtualServer on which [Default] was called. Each message

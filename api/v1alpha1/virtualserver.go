@@ -197,7 +197,9 @@ type Gate struct {
 	Nodes string `json:"nodes,omitempty"`
 	// Timeout after which a switch whose gate does not hold is Blocked.
 	// +kubebuilder:default="2m"
-	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s')",message="must be a duration above zero, as in 30s or 5m"
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=64
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[+]?(([0-9]+[.]?[0-9]*|[.][0-9]+)([nuµμm]?s|m|h))+$') && duration(self) > duration('0s')",message="must be a duration above zero, as in 30s or 5m"
 	// +optional
 	Timeout *metav1.Duration `json:"timeout,omitempty"`
 }
@@ -212,7 +214,9 @@ type Step struct {
 	// +kubebuilder:validation:Maximum=99
 	Weight int32 `json:"weight"`
 	// Hold is how long before the next step.
-	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s')",message="must be a duration above zero, as in 30s or 5m"
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=64
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[+]?(([0-9]+[.]?[0-9]*|[.][0-9]+)([nuµμm]?s|m|h))+$') && duration(self) > duration('0s')",message="must be a duration above zero, as in 30s or 5m"
 	Hold *metav1.Duration `json:"hold"`
 }
 
@@ -220,7 +224,9 @@ type Step struct {
 type Observe struct {
 	// Window is how long the new colour is watched.
 	// +kubebuilder:default="10m"
-	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s')",message="must be a duration above zero, as in 30s or 5m"
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=64
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[+]?(([0-9]+[.]?[0-9]*|[.][0-9]+)([nuµμm]?s|m|h))+$') && duration(self) > duration('0s')",message="must be a duration above zero, as in 30s or 5m"
 	// +optional
 	Window *metav1.Duration `json:"window,omitempty"`
 	// MinReady below which the observation fails.
@@ -250,7 +256,9 @@ const (
 type Drain struct {
 	// Timeout after which OnTimeout is done to the connections that are left.
 	// +kubebuilder:default="5m"
-	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s')",message="must be a duration above zero, as in 30s or 5m"
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=64
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[+]?(([0-9]+[.]?[0-9]*|[.][0-9]+)([nuµμm]?s|m|h))+$') && duration(self) > duration('0s')",message="must be a duration above zero, as in 30s or 5m"
 	// +optional
 	Timeout *metav1.Duration `json:"timeout,omitempty"`
 	// OnTimeout is what happens to connections that outlive the timeout: they stay until they end, or are cut.

@@ -6,7 +6,8 @@
 // the program does not import it.
 //
 // A caller may rely on this: a case is refused by everyone or by nobody, and its Manifest is one whole
-// object that means the same to every YAML reader. What is wrong with the text itself, rather than with
+// object in namespace default that means the same to every YAML reader. (An API server is to be asked with
+// fieldValidation=Strict, and with dryRun=All, since most have one name.) What is wrong with the text itself, rather than with
 // the object, is in endpoints/manifest/testdata.
 //
 // To add a case, add a file to cases.txtar; its first lines say how.
