@@ -5,9 +5,9 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
-	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -22,6 +22,18 @@ var schedulerFlags = map[string]string{
 	"sh-fallback": "sh", "sh-port": "sh",
 	"mh-fallback": "mh", "mh-port": "mh",
 }
+
+// Bounds that keep an object, and what the API server spends on checking it, small. The kubebuilder
+// markers repeat them.
+const (
+	MaxPreviewSources  = 64
+	MaxProbePath       = 2048
+	MaxProbeHost       = 259 // a DNS name, a colon and a port
+	MaxProbeBody       = 1024
+	MaxProbeServerName = 253
+	MaxProbeService    = 253
+	MaxDurationText    = 64 // characters; checked where the text is read
+)
 
 // Validate returns all that is wrong with a VirtualServer on which [Default] was called. Each message
 // names the field, its value and the mend.
@@ -47,16 +59,16 @@ func Validate(vs *VirtualServer) field.ErrorList {
 	return append(errs, validateSwitch(spec.Child("switch"), &s.Switch)...)
 }
 
+// validateMeta is what the API server asks of every object's metadata.
 func validateMeta(vs *VirtualServer) field.ErrorList {
 	var errs field.ErrorList
-	meta := field.NewPath("metadata")
-	if vs.Name == "" {
-		errs = append(errs, field.Required(meta.Child("name"), "give the object a name"))
-	} else {
-		errs = append(errs, details(meta.Child("name"), vs.Name, apivalidation.NameIsDNSSubdomain(vs.Name, false))...)
+	path := field.NewPath("metadata")
+	meta := vs.ObjectMeta
+	if meta.Name == "" {
+		errs = append(errs, field.Required(path.Child("name"), "give the object a name"))
+		meta.Name = "unnamed" // said once is enough
 	}
-	errs = append(errs, details(meta.Child("namespace"), vs.Namespace, validation.IsDNS1123Label(vs.Namespace))...)
-	return append(errs, metav1validation.ValidateLabels(vs.Labels, meta.Child("labels"))...)
+	return append(errs, apivalidation.ValidateObjectMeta(&meta, true, apivalidation.NameIsDNSSubdomain, path)...)
 }
 
 func validatePreview(path *field.Path, p *Preview) field.ErrorList {
@@ -69,11 +81,16 @@ func validatePreview(path *field.Path, p *Preview) field.ErrorList {
 	} else {
 		errs = append(errs, details(path.Child("nodePort"), p.NodePort, validation.IsValidPortNum(int(p.NodePort)))...)
 	}
+	if len(p.Sources) > MaxPreviewSources {
+		errs = append(errs, field.TooMany(path.Child("sources"), len(p.Sources), MaxPreviewSources))
+	}
 	for i, s := range p.Sources {
 		prefix, err := netip.ParsePrefix(s)
 		switch {
 		case err != nil:
 			errs = append(errs, field.Invalid(path.Child("sources").Index(i), s, "must be a CIDR, as in 192.0.2.0/24 or 2001:db8::/64"))
+		case prefix.Addr().Is4In6():
+			errs = append(errs, field.Invalid(path.Child("sources").Index(i), s, "must be a CIDR, as in 192.0.2.0/24; this is an IPv4 one in IPv6 form"))
 		case prefix != prefix.Masked():
 			errs = append(errs, field.Invalid(path.Child("sources").Index(i), s, fmt.Sprintf("has bits set beyond its length; write %s", prefix.Masked())))
 		}
@@ -114,6 +131,14 @@ func colour(path *field.Path, value, want string) field.ErrorList {
 		return field.ErrorList{field.Required(path, "give "+want)}
 	}
 	return details(path, value, ValidateColour(value))
+}
+
+// atMost bounds a text as the schema does, in characters.
+func atMost(path *field.Path, value string, limit int) field.ErrorList {
+	if n := utf8.RuneCountInString(value); n > limit {
+		return field.ErrorList{field.Invalid(path, string([]rune(value)[:32])+"…", fmt.Sprintf("has %d characters; at most %d may be given", n, limit))}
+	}
+	return nil
 }
 
 func oneOf[T ~string](path *field.Path, value T, supported ...T) field.ErrorList {

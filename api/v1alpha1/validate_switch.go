@@ -56,15 +56,20 @@ func validateProbe(path *field.Path, p *Probe) field.ErrorList {
 		if !strings.HasPrefix(h.Path, "/") {
 			errs = append(errs, field.Invalid(at.Child("path"), h.Path, "must begin with /"))
 		}
+		errs = append(errs, atMost(at.Child("path"), h.Path, MaxProbePath)...)
+		errs = append(errs, atMost(at.Child("host"), h.Host, MaxProbeHost)...)
+		errs = append(errs, atMost(at.Child("body"), h.Body, MaxProbeBody)...)
 		if h.Status != nil && (*h.Status < 100 || *h.Status > 599) {
 			errs = append(errs, field.Invalid(at.Child("status"), *h.Status, "must be an HTTP status from 100 to 599"))
 		}
 	}
 	if p.TLS != nil {
 		port("tls", p.TLS.Port)
+		errs = append(errs, atMost(path.Child("tls", "serverName"), p.TLS.ServerName, MaxProbeServerName)...)
 	}
 	if p.GRPC != nil {
 		port("grpc", p.GRPC.Port)
+		errs = append(errs, atMost(path.Child("grpc", "service"), p.GRPC.Service, MaxProbeService)...)
 	}
 	switch len(kinds) {
 	case 0:

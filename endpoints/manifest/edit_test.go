@@ -39,7 +39,7 @@ func TestSetActive(t *testing.T) {
 			before: "\ufeff{apiVersion: pointsman.io/v1alpha1, kind: VirtualServer, metadata: {name: myapp}, spec: {active: v1, service: {name: a}}}",
 			after:  "\ufeff{apiVersion: pointsman.io/v1alpha1, kind: VirtualServer, metadata: {name: myapp}, spec: {active: v2, service: {name: a}}}"},
 		"line separators":   {before: "# a\u2028# b\u0085# c\n" + head + "  active: v1\n", after: "# a\u2028# b\u0085# c\n" + head + "  active: v2\n"},
-		"multi-byte before": {before: "{apiVersion: pointsman.io/v1alpha1, kind: VirtualServer, metadata: {name: myapp, annotations: {é: 日本😀}}, spec: {service: {name: a}, active: v1}}\n", after: "{apiVersion: pointsman.io/v1alpha1, kind: VirtualServer, metadata: {name: myapp, annotations: {é: 日本😀}}, spec: {service: {name: a}, active: v2}}\n"},
+		"multi-byte before": {before: "{apiVersion: pointsman.io/v1alpha1, kind: VirtualServer, metadata: {name: myapp, annotations: {a: é日本😀}}, spec: {service: {name: a}, active: v1}}\n", after: "{apiVersion: pointsman.io/v1alpha1, kind: VirtualServer, metadata: {name: myapp, annotations: {a: é日本😀}}, spec: {service: {name: a}, active: v2}}\n"},
 		"shrinks":           {before: head + "  active: a-long-colour.1 # x\n  forwarding: tunnel\n", colour: "b", after: head + "  active: b # x\n  forwarding: tunnel\n"},
 		"number":            {before: head + "  active: v1\n", colour: "1.10", after: head + "  active: \"1.10\"\n"},
 		"number in quotes":  {before: head + "  active: 'v1'\n", colour: "1", after: head + "  active: '1'\n"},

@@ -7,10 +7,13 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/pointsman/pointsman/api/v1alpha1"
 )
 
 func (d *decoder) scalar(n *yaml.Node, t reflect.Type) {
@@ -62,6 +65,11 @@ func (d *decoder) opaque(n *yaml.Node, t reflect.Type) {
 	}
 	if err := json.Unmarshal(d.json[from:], reflect.New(t).Interface()); err != nil {
 		d.errorf(n, "is %s, not %s", describe(n), opaqueName(t, err))
+		return
+	}
+	// The value no longer knows how it was written, and the CRD bounds the text.
+	if t == reflect.TypeFor[metav1.Duration]() && utf8.RuneCountInString(n.Value) > v1alpha1.MaxDurationText {
+		d.errorf(n, "is %s, longer than %d characters; write it shorter, as in 30s or 5m", describe(n), v1alpha1.MaxDurationText)
 	}
 }
 
