@@ -86,6 +86,8 @@ type Reconciler struct {
 	// NodeChanged tells that Node.Addresses or Node.ReadDevice may give another answer; nil where nothing does.
 	NodeChanged <-chan struct{}
 	Log         logrus.FieldLogger
+	// Observed, when not nil, gets each status that differs from the one before. It must not change it, nor wait.
+	Observed func(*Status)
 
 	ledger *Ledger
 	store  ledgerStore
@@ -113,7 +115,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.ledger, r.store.dir, r.status.dir = ledger, r.StateDir, r.StateDir
+	r.ledger, r.store.dir, r.status.dir, r.status.told = ledger, r.StateDir, r.StateDir, r.Observed
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	due := time.Now() // of the next look for drift: changes do not put it off

@@ -55,8 +55,10 @@ type ServerStatus struct {
 	Namespace string `json:"namespace"`
 	Name      string `json:"name"`
 	// Digest identifies the declaration that this answers (endpoints.Server.Digest).
-	Digest   string `json:"digest"`
-	Declared string `json:"declared"` // spec.active
+	Digest string `json:"digest"`
+	// Generation is the metadata.generation of that declaration; 0 for a manifest.
+	Generation int64  `json:"generation,omitempty"`
+	Declared   string `json:"declared"` // spec.active
 	// Verified: the kernel was read back and holds Active, and Active only, in every virtual server.
 	Verified bool `json:"verified"`
 	// Virtual are the virtual servers in the kernel.
@@ -102,6 +104,7 @@ func LoadStatus(stateDir string) (*Status, error) {
 // statusStore writes a status to the state directory when it differs from the last one.
 type statusStore struct {
 	dir      string
+	told     func(*Status) // of each that differs; nil: nobody
 	last     string
 	previous *Status
 }
@@ -118,6 +121,9 @@ func (s *statusStore) save(status *Status) error {
 		return fmt.Errorf("writing the status: %w", err)
 	}
 	s.last, s.previous = string(text), status
+	if s.told != nil {
+		s.told(status)
+	}
 	return nil
 }
 
