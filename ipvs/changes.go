@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -18,15 +20,26 @@ import (
 // network namespace. IPVS notifies nobody of a change and reading a table costs in proportion to its size;
 // this count costs some microseconds, so a large table needs reading only when the count has moved.
 //
-// It is made of counting kprobes, which belong to their file descriptors: they end with the process, and
-// nothing is left in the kernel. It takes CAP_PERFMON (or root) and a kernel with kprobes that is not locked down.
+// It is made of kprobes that belong to their file descriptors: they end with the process, and nothing
+// is left in the kernel. It takes CAP_PERFMON (or root) and a kernel with kprobes that is not locked down.
 type Changes struct {
+	changed chan struct{}
+	wake    int // an eventfd: ends the waiting, or has it begin anew with other groups
+	done    chan struct{}
+
 	mu     sync.Mutex
 	cpus   int    // the file of the processors that are online
 	online string // what it said: the processors that are counted
-	groups []int  // one a processor: the leader of its group of counters
-	others []int
+	groups []group
 	before uint64 // of the processors of earlier groups
+	closed bool
+}
+
+// group are the counters of one processor.
+type group struct {
+	leader int // counts, and is told of, all
+	others []int
+	ring   []byte // of the leader: a page for its head and tail, and one for events
 }
 
 // writers are the kernel's two ways in: generic netlink, and setsockopt, which old programs use
@@ -44,11 +57,16 @@ func OpenChanges() (*Changes, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ipvs: counting changes of the table: opening %s: %w", cpusOnline, err)
 	}
-	c := &Changes{cpus: cpus}
-	if err := c.open(); err != nil {
+	c := &Changes{cpus: cpus, changed: make(chan struct{}, 1), done: make(chan struct{})}
+	if c.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err == nil {
+		err = c.open()
+	}
+	if err != nil {
+		close(c.done)
 		_ = c.Close()
 		return nil, fmt.Errorf("ipvs: counting changes of the table: %w", err)
 	}
+	go c.wait()
 	return c, nil
 }
 
@@ -69,22 +87,38 @@ func (c *Changes) open() error {
 		return err
 	}
 	for _, cpu := range cpus {
-		leader := -1
-		for _, function := range writers {
-			fd, err := openProbe(uint32(kind), function, cpu, leader)
-			if err != nil {
-				c.close()
-				return err
-			}
-			if leader < 0 {
-				leader = fd
-				c.groups = append(c.groups, fd)
-			} else {
-				c.others = append(c.others, fd)
-			}
+		g, err := openGroup(uint32(kind), cpu)
+		c.groups = append(c.groups, g)
+		if err != nil {
+			c.close()
+			return err
 		}
 	}
 	return nil
+}
+
+// openGroup counts the calls on one processor. What it gives with an error is to be closed all the same.
+func openGroup(kind uint32, cpu int) (g group, err error) {
+	g.leader = -1
+	for _, function := range writers {
+		fd, err := openProbe(kind, function, cpu, g.leader)
+		if err != nil {
+			return g, err
+		}
+		if g.leader >= 0 {
+			g.others = append(g.others, fd)
+			// Its events go into the leader's ring.
+			if err := unix.IoctlSetInt(fd, unix.PERF_EVENT_IOC_SET_OUTPUT, g.leader); err != nil {
+				return g, os.NewSyscallError("PERF_EVENT_IOC_SET_OUTPUT", err)
+			}
+			continue
+		}
+		g.leader = fd
+		if g.ring, err = unix.Mmap(fd, 0, 2*os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
+			return g, os.NewSyscallError("mmap", err)
+		}
+	}
+	return g, nil
 }
 
 // openProbe counts the calls of a function on one processor.
@@ -99,6 +133,9 @@ func openProbe(kind uint32, function string, cpu, leader int) (int, error) {
 		// kprobe_func, in the field's union with config1 (linux/perf_event.h).
 		Ext1:        uint64(uintptr(unsafe.Pointer(name))),
 		Read_format: unix.PERF_FORMAT_GROUP,
+		// Each call is an event of 8 bytes in the ring, and wakes who waits.
+		Sample: 1,
+		Wakeup: 1,
 	}
 	fd, err := unix.PerfEventOpen(&attr, -1, cpu, leader, unix.PERF_FLAG_FD_CLOEXEC)
 	runtime.KeepAlive(name)
@@ -126,6 +163,7 @@ func (c *Changes) Count() (uint64, error) {
 		c.before = sum + 1
 		if err = c.open(); err == nil {
 			sum, err = c.sum()
+			c.poke()
 		}
 	}
 	if err != nil {
@@ -138,8 +176,8 @@ func (c *Changes) Count() (uint64, error) {
 func (c *Changes) sum() (uint64, error) {
 	var buf [64]byte
 	total := c.before
-	for _, fd := range c.groups {
-		n, err := unix.Read(fd, buf[:])
+	for _, g := range c.groups {
+		n, err := unix.Read(g.leader, buf[:])
 		if err != nil {
 			return 0, os.NewSyscallError("read", err)
 		}
@@ -150,19 +188,90 @@ func (c *Changes) sum() (uint64, error) {
 	return total, nil
 }
 
+// Changed holds one token when there were calls since the last one was taken.
+func (c *Changes) Changed() <-chan struct{} { return c.changed }
+
+// quiet is how long after a wake-up nobody waits for the next: thousands of calls are a few wake-ups. The
+// ring of a processor is full after 512 of them, and takes none of the rest until it is emptied.
+const quiet = 10 * time.Millisecond
+
+// wait hands on that there were calls, at no cost while there are none.
+func (c *Changes) wait() {
+	defer close(c.done)
+	for {
+		c.mu.Lock()
+		if c.closed {
+			c.mu.Unlock()
+			return
+		}
+		fds := []unix.PollFd{{Fd: int32(c.wake), Events: unix.POLLIN}}
+		for _, g := range c.groups {
+			fds = append(fds, unix.PollFd{Fd: int32(g.leader), Events: unix.POLLIN})
+		}
+		c.mu.Unlock()
+		if _, err := unix.Poll(fds, -1); err != nil && !errors.Is(err, unix.EINTR) {
+			return // Count goes on; there is no way to tell, and no reason known
+		}
+		c.mu.Lock()
+		var buf [8]byte
+		_, _ = unix.Read(c.wake, buf[:])
+		called := false
+		for _, g := range c.groups {
+			called = g.empty() || called
+		}
+		c.mu.Unlock()
+		switch {
+		case called:
+			select {
+			case c.changed <- struct{}{}:
+			default:
+			}
+			time.Sleep(quiet)
+		case fds[0].Revents == 0:
+			time.Sleep(time.Second) // a processor that went away may hang up; Count finds that out
+		}
+	}
+}
+
+// empty takes all events out of the ring and says whether there were any. It comes before anybody is
+// told, so that a later call finds room and wakes again.
+func (g group) empty() bool {
+	page := (*unix.PerfEventMmapPage)(unsafe.Pointer(&g.ring[0]))
+	head := atomic.LoadUint64(&page.Data_head)
+	if head == page.Data_tail {
+		return false
+	}
+	atomic.StoreUint64(&page.Data_tail, head)
+	return true
+}
+
+// poke has wait look at the groups anew.
+func (c *Changes) poke() { _, _ = unix.Write(c.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0}) }
+
 // Close ends the counting.
 func (c *Changes) Close() error {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.closed = true
+	c.poke()
+	c.mu.Unlock()
+	<-c.done
 	c.close()
+	_ = unix.Close(c.wake)
 	return os.NewSyscallError("close", unix.Close(c.cpus))
 }
 
 func (c *Changes) close() {
-	for _, fd := range append(c.others, c.groups...) {
-		_ = unix.Close(fd)
+	for _, g := range c.groups {
+		if g.ring != nil {
+			_ = unix.Munmap(g.ring)
+		}
+		for _, fd := range append(g.others, g.leader) {
+			if fd >= 0 {
+				_ = unix.Close(fd)
+			}
+		}
 	}
-	c.groups, c.others = nil, nil
+	c.groups = nil
 }
 
 func (c *Changes) readOnline() (string, error) {

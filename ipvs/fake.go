@@ -75,6 +75,9 @@ func (f *Fake) Count() (uint64, error) {
 	return uint64(f.ops), nil
 }
 
+// Changed never tells of anything.
+func (f *Fake) Changed() <-chan struct{} { return nil }
+
 // Close does what [Conn.Close] does.
 func (f *Fake) Close() error {
 	f.mu.Lock()

@@ -300,12 +300,30 @@ func TestKernelChangesAreCounted(t *testing.T) {
 		after, err := changes.Count()
 		require.NoError(t, err)
 		require.Equal(t, by, after-before, what)
+		select {
+		case <-changes.Changed():
+			require.NotZero(t, by, "woken for nothing: %s", what)
+		case <-time.After(300 * time.Millisecond):
+			require.Zero(t, by, "not woken: %s", what)
+		}
 	}
 	moved("nothing", 0, func() {})
 	moved("ops, one of which the kernel refuses", 4, func() {
 		err := c.Apply(ctx, []ipvs.Op{addService(web, "rr"), addReal(web, "10.0.0.1:80", 1), addReal(web, "10.0.0.2:80", 1), addReal(web, "10.0.0.2:80", 1)})
 		require.ErrorIs(t, err, os.ErrExist)
 	})
+	moved("more than the ring holds", 3000, func() {
+		var ops []ipvs.Op
+		for n := range 3000 {
+			r := masquerade("10.0.0.1:80", uint32(1+n%2))
+			ops = append(ops, ipvs.Op{Verb: ipvs.EditReal, Service: ipvs.Service{Key: key(web)}, Real: r})
+		}
+		require.NoError(t, c.Apply(ctx, ops))
+	})
+	time.Sleep(100 * time.Millisecond) // the last of those may have come after its being told
+	for len(changes.Changed()) > 0 {
+		<-changes.Changed()
+	}
 	moved("reading", 0, func() {
 		_, err := c.Read(ctx)
 		require.NoError(t, err)

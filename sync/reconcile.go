@@ -42,9 +42,13 @@ type (
 		SetSysctls([]node.SysctlDiff) error
 		ReadDevice() (node.Device, error)
 		ApplyDevice([]node.DeviceOp) error
+		Changed() (<-chan struct{}, error)
 	}
-	// Changes counts the calls, of anybody, that change IPVS tables.
-	Changes interface{ Count() (uint64, error) }
+	// Changes counts the calls, of anybody, that change IPVS tables, and tells that there were some.
+	Changes interface {
+		Count() (uint64, error)
+		Changed() <-chan struct{}
+	}
 	// Source gives what could get traffic; nil until it knows.
 	Source interface {
 		Snapshot() *endpoints.Snapshot
@@ -54,14 +58,19 @@ type (
 	}
 )
 
-// Intervals of looking for drift. There is no notification of a changed IPVS table. Where the kernel counts
-// changes, asking for the count is all that it takes. Elsewhere the table has to be read, at some 3 µs a real
-// server: one of up to driftEvery real servers that often, and a larger one the less often the larger
-// it is, so that the cost at rest has a bound.
+// How drift is found. Where the kernel tells of changes, of the IPVS table as of nftables and the node, it is
+// looked for when it tells; restInterval is for what it does not tell of, the sysctls. Elsewhere the
+// table has to be read, at some 3 µs a real server: one of up to driftEvery real servers each driftInterval, and
+// a larger one the less often the larger it is, so that the cost at rest has a bound. What drains is
+// looked at each driftInterval.
 const (
-	driftInterval = 200 * time.Millisecond
-	driftEvery    = 1000
+	driftInterval = 400 * time.Millisecond
+	driftEvery    = 2000
+	restInterval  = time.Second
 )
+
+// wholeShare bounds what reading the whole table may cost while others write to it all the time: one part in so many.
+const wholeShare = 5
 
 // rounds is how often one pass reads, plans and applies before it gives up until the next.
 const rounds = 4
@@ -83,6 +92,8 @@ type Reconciler struct {
 	Source Source
 	// Changes is nil where the kernel does not count them.
 	Changes Changes
+	// RulesChanged tells that NFT.Generation may give another answer; nil where nothing does.
+	RulesChanged <-chan struct{}
 	// NodeChanged tells that Node.Addresses or Node.ReadDevice may give another answer; nil where nothing does.
 	NodeChanged <-chan struct{}
 	Log         logrus.FieldLogger
@@ -116,17 +127,29 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		return err
 	}
 	r.ledger, r.store.dir, r.status.dir, r.status.told = ledger, r.StateDir, r.StateDir, r.Observed
+	var tableChanged <-chan struct{}
+	if r.Changes != nil {
+		tableChanged = r.Changes.Changed()
+	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	due := time.Now() // of the next look for drift: changes do not put it off
 	for {
 		stale := true
+		foreign := tableChanged
+		if time.Now().Before(r.table.again) {
+			foreign = nil
+		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-r.Source.Changed():
 		case <-r.NodeChanged:
 			r.addresses = nil
+		case <-foreign:
+			stale = false
+		case <-r.RulesChanged:
+			stale = false
 		case <-timer.C:
 			stale = r.snapshot == nil
 		}
@@ -137,6 +160,9 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		next := time.Now().Add(r.pass(ctx, stale))
 		if !stale || next.Before(due) || !due.After(time.Now()) {
 			due = next
+		}
+		if foreign == nil && tableChanged != nil && r.table.again.Before(due) {
+			due = r.table.again
 		}
 		timer.Reset(time.Until(due))
 	}
@@ -153,7 +179,7 @@ func (r *Reconciler) pass(ctx context.Context, stale bool) time.Duration {
 	}
 	what := r.scope(stale, before)
 	if !stale && what != nil && len(what.keys) == 0 && r.atRest() {
-		return driftInterval
+		return restInterval
 	}
 	var seen observation
 	if r.snapshot != nil {
@@ -170,7 +196,10 @@ func (r *Reconciler) pass(ctx context.Context, stale bool) time.Duration {
 	if err := r.status.save(r.observe(seen, err)); err != nil {
 		r.report(err)
 	}
-	if r.Changes != nil {
+	if _, counted := r.count(); counted {
+		if len(r.draining) == 0 && r.lastError == "" && r.NodeChanged != nil && r.RulesChanged != nil {
+			return restInterval
+		}
 		return driftInterval
 	}
 	reals := 0

@@ -18,6 +18,7 @@ type table struct {
 	services []ipvs.ServiceInfo
 	at       map[ipvs.Key]int // index in services; nil: never read, or not to be believed
 	whole    time.Time        // when it was last read whole
+	again    time.Time        // when it may be, for somebody else's change
 	// asOf is the count of the kernel's changes that services are right for: nobody but us has changed the
 	// table as long as the count says so.
 	asOf uint64
@@ -112,12 +113,14 @@ func (t *table) read(ctx context.Context, from IPVS, what *touched) error {
 }
 
 func (t *table) readWhole(ctx context.Context, from IPVS) error {
+	began := time.Now()
 	services, err := from.Read(ctx)
 	if err != nil {
 		return t.broken(err)
 	}
 	t.set(services)
 	t.whole = time.Now()
+	t.again = t.whole.Add(wholeShare * t.whole.Sub(began))
 	return nil
 }
 

@@ -2,8 +2,9 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"io"
+	"slices"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -51,6 +52,11 @@ func (s *settings) run(ctx context.Context) error {
 		return err
 	}
 	defer closeKernel()
+	unwatch, err := s.watchKernel(r)
+	if err != nil {
+		return err
+	}
+	defer unwatch()
 	s.log.WithField("version", version).WithField("node", s.nodeName).Info("pointsman starts")
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return source.Run(ctx) })
@@ -62,47 +68,67 @@ func (s *settings) run(ctx context.Context) error {
 
 // newReconciler opens the kernel of the network namespace that the process is in.
 func newReconciler(s *settings, source sync.Source) (*sync.Reconciler, func(), error) {
+	var opened closers
+	fail := func(what string, err error) (*sync.Reconciler, func(), error) {
+		opened.close()
+		return nil, nil, fmt.Errorf("opening %s: %w", what, err)
+	}
 	if err := node.EnsureModules(node.Modules...); err != nil {
 		return nil, nil, err
 	}
 	table, err := ipvs.Open()
 	if err != nil {
-		return nil, nil, fmt.Errorf("opening IPVS: %w", err)
+		return fail("IPVS", err)
 	}
+	opened.add(table)
 	rules, err := nft.Open()
 	if err != nil {
-		_ = table.Close()
-		return nil, nil, fmt.Errorf("opening nftables: %w", err)
+		return fail("nftables", err)
 	}
+	opened.add(rules)
 	n, err := node.Open()
 	if err != nil {
-		_ = rules.Close()
-		_ = table.Close()
-		return nil, nil, fmt.Errorf("opening the node: %w", err)
+		return fail("the node", err)
 	}
-	changed, err := n.Changed()
-	if err != nil {
-		err = errors.Join(err, n.Close(), rules.Close(), table.Close())
-		return nil, nil, err
-	}
-	r := &sync.Reconciler{
+	opened.add(n)
+	return &sync.Reconciler{
 		Config: sync.Config{
 			NodeName: s.nodeName, StateDir: s.stateDir, NodePortsOn: s.nodePorts, ClusterCIDRs: s.clusterCIDRs,
 		},
-		IPVS: table, NFT: rules, Node: n, Source: source, NodeChanged: changed, Log: s.log,
+		IPVS: table, NFT: rules, Node: n, Source: source, Log: s.log,
+	}, opened.close, nil
+}
+
+// watchKernel has the reconciler told of changes, so that it need not look for them all the time.
+func (s *settings) watchKernel(r *sync.Reconciler) (func(), error) {
+	var opened closers
+	var err error
+	if r.NodeChanged, err = r.Node.Changed(); err != nil {
+		return nil, err
 	}
+	rules, err := nft.OpenWatch()
+	if err != nil {
+		return nil, err
+	}
+	opened.add(rules)
+	r.RulesChanged = rules.Changed()
 	changes, err := ipvs.OpenChanges()
 	if err != nil {
-		s.log.WithError(err).Warn("the whole table is read again and again instead, which costs time with many real servers")
-	} else {
-		r.Changes = changes
+		s.log.WithError(err).Warn("changes of IPVS are not told by the kernel, so its table is read again and again, which costs time with many real servers")
+		return opened.close, nil
 	}
-	return r, func() {
-		if changes != nil {
-			_ = changes.Close()
-		}
-		_ = n.Close()
-		_ = rules.Close()
-		_ = table.Close()
-	}, nil
+	opened.add(changes)
+	r.Changes = changes
+	return opened.close, nil
+}
+
+// closers are closed in the reverse of the order in which they were added.
+type closers []io.Closer
+
+func (c *closers) add(one io.Closer) { *c = append(*c, one) }
+
+func (c *closers) close() {
+	for _, one := range slices.Backward(*c) {
+		_ = one.Close()
+	}
 }
