@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"pgregory.net/rapid"
 
+	"github.com/pointsman/pointsman/endpoints"
 	"github.com/pointsman/pointsman/ipvs"
 )
 
@@ -329,4 +330,39 @@ func tableFrom(services []ipvs.ServiceInfo) *table {
 	t := &table{}
 	t.set(services)
 	return t
+}
+
+// One endpoint of 20,000 comes or goes: everything between a new snapshot and the status that tells of it,
+// but for the kernel, of which there is a fake.
+func BenchmarkOneEndpointChanged(b *testing.B) {
+	t := &testing.T{}
+	r := newBench(t, b.TempDir())
+	r.NodeChanged = make(chan struct{})
+	servers := make([]endpoints.Server, 1000)
+	for n := range servers {
+		servers[n] = manyEndpoints(n, 20)
+	}
+	r.declare(t, servers...)
+	b.ReportAllocs()
+	n := 0
+	for b.Loop() {
+		n++
+		changed := slices.Clone(servers)
+		changed[500] = manyEndpoints(500, 20+n%2)
+		r.source.snap = &endpoints.Snapshot{Servers: changed}
+		r.pass(r.ctx, true)
+	}
+}
+
+func manyEndpoints(n, endpointsEach int) endpoints.Server {
+	s := server("v1", nil)
+	s.Key.Name = fmt.Sprintf("app-%04d", n)
+	p := &s.Ports[0]
+	p.Ways = []endpoints.Way{{Kind: endpoints.NodePort, Addr: netip.IPv4Unspecified(), Port: uint16(30000 + n)}}
+	for i := range endpointsEach {
+		p.Endpoints = append(p.Endpoints, endpoints.Endpoint{
+			Addr: netip.AddrFrom4([4]byte{10, byte(n >> 8), byte(n), byte(i + 1)}), Port: 8080, Colour: "v1", Ready: true, Serving: true,
+		})
+	}
+	return s
 }
