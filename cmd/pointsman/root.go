@@ -48,7 +48,19 @@ Every flag that is not of one command alone can also be set as POINTSMAN_<FLAG> 
 a key of ` + configFile + `.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
+		// Cobra's own check knows nothing of exit statuses.
+		Args: cobra.ArbitraryArgs,
+		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return c.Help()
+			}
+			if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+				return usage("unknown command %q; did you mean %s?", args[0], strings.Join(near, " or "))
+			}
+			return usage("unknown command %q (see 'pointsman --help')", args[0])
+		},
 	}
+	root.SuggestionsMinimumDistance = 2
 	root.SetIn(e.stdin)
 	root.SetOut(e.stdout)
 	root.SetErr(e.stderr)
