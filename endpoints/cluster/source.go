@@ -218,7 +218,11 @@ func (s *Source) trouble(now time.Time, base *endpoints.Snapshot, waiting []stri
 		held = fmt.Sprintf("the state last kept on disk, of %s, is held", s.saved.loadedOf.UTC().Format(time.RFC3339))
 	}
 	errs := s.health.errors(s.String(), held)
-	if len(errs) == 0 && len(waiting) > 0 && !s.live && !now.Before(late) {
+	switch {
+	case len(errs) > 0 || s.live || now.Before(late):
+	case len(waiting) == 0:
+		return s.errs // all is there and about to be published
+	default:
 		errs = append(errs, endpoints.SourceError{Source: s.String(), Message: fmt.Sprintf(
 			"since the start at %s the API server has not sent all of %s; %s", s.started.UTC().Format(time.RFC3339), strings.Join(waiting, ", "), held)})
 	}
