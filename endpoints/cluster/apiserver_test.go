@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -37,8 +38,9 @@ type apiServer struct {
 	changed chan struct{} // closed at the next event
 	down    chan struct{} // closed when the server stops
 	refuse  func(r *http.Request, resource, verb string) *metav1.Status
-	block   map[string]chan struct{} // requests for a resource wait for it
-	asked   []string                 // "verb resource selector" of each request
+	block   map[string]chan struct{} // requests for a resource, or what a watch list says after its header if it ends in "!"
+	waiting map[string]int
+	asked   []string // "verb resource selector" of each request
 }
 
 type event struct {
@@ -48,7 +50,7 @@ type event struct {
 }
 
 func newAPIServer(t *testing.T) *apiServer {
-	a := &apiServer{t: t, objects: map[string]map[string]*unstructured.Unstructured{}, changed: make(chan struct{}), block: map[string]chan struct{}{}, rv: 100, expired: 100}
+	a := &apiServer{t: t, objects: map[string]map[string]*unstructured.Unstructured{}, changed: make(chan struct{}), block: map[string]chan struct{}{}, waiting: map[string]int{}, rv: 100, expired: 100}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	a.address = l.Addr().String()
@@ -159,6 +161,22 @@ func (a *apiServer) hold(resource string) (release func()) {
 	})
 }
 
+// afterHeld calls release a second after a request has come to be held.
+func (a *apiServer) afterHeld(what string, release func()) {
+	a.mu.Lock()
+	a.waiting[what] = 0
+	a.mu.Unlock()
+	go func() {
+		for held := false; !held; time.Sleep(10 * time.Millisecond) {
+			a.mu.Lock()
+			held = a.waiting[what] > 0
+			a.mu.Unlock()
+		}
+		time.Sleep(time.Second)
+		release()
+	}()
+}
+
 func (a *apiServer) refusing(f func(r *http.Request, resource, verb string) *metav1.Status) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -187,17 +205,9 @@ func (a *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	a.mu.Lock()
 	a.asked = append(a.asked, strings.TrimSpace(verb+" "+resource+" "+q.Get("labelSelector")))
-	blocked, refuse, down := a.block[resource], a.refuse, a.down
+	refuse := a.refuse
 	a.mu.Unlock()
-	if blocked != nil {
-		select {
-		case <-blocked:
-		case <-r.Context().Done():
-			return
-		case <-down:
-			return
-		}
-	}
+	a.wait(r, resource)
 	if refuse != nil {
 		if status := refuse(r, resource, verb); status != nil {
 			respond(w, int(status.Code), status)
@@ -224,6 +234,21 @@ func (a *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.list(w, resource, selector, partial)
 	case "watch":
 		a.watch(w, r, resource, selector, partial)
+	}
+}
+
+// wait is where requests are held.
+func (a *apiServer) wait(r *http.Request, what string) {
+	a.mu.Lock()
+	blocked, down := a.block[what], a.down
+	a.waiting[what]++
+	a.mu.Unlock()
+	if blocked != nil {
+		select {
+		case <-blocked:
+		case <-r.Context().Done():
+		case <-down:
+		}
 	}
 }
 
@@ -254,8 +279,13 @@ func (a *apiServer) watch(w http.ResponseWriter, r *http.Request, resource strin
 	out := json.NewEncoder(w)
 	send := func(kind string, object any) { _ = out.Encode(map[string]any{"type": kind, "object": object}) }
 	from, _ := strconv.ParseInt(r.URL.Query().Get("resourceVersion"), 10, 64)
+	initial := r.URL.Query().Get("sendInitialEvents") == "true"
+	if initial {
+		w.(http.Flusher).Flush()
+		a.wait(r, resource+"!")
+	}
 	a.mu.Lock()
-	if r.URL.Query().Get("sendInitialEvents") == "true" {
+	if initial {
 		for _, u := range a.objects[resource] {
 			if matches(u) {
 				send("ADDED", render(u, partial))

@@ -23,7 +23,7 @@ const (
 	regroup = 300 * time.Millisecond
 	// maxHold bounds how long watches that are back wait for others: a change of endpoints must not
 	// wait for ever because of one kind of object.
-	maxHold = 15 * time.Second
+	maxHold = 20 * time.Second
 )
 
 // health is how each watch fares, by name. It has no clock of its own.

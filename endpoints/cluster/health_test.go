@@ -10,10 +10,10 @@ import (
 )
 
 var (
-	refusedConnection = errors.New("connection refused")
-	forbidden         = statusError(status(403, metav1.StatusReasonForbidden, "forbidden"))
-	expired           = statusError(status(410, metav1.StatusReasonExpired, "expired"))
-	unstreamed        = statusError(status(422, metav1.StatusReasonInvalid, "sendInitialEvents"))
+	errConnection = errors.New("connection refused")
+	errForbidden  = statusError(status(403, metav1.StatusReasonForbidden, "forbidden"))
+	errExpired    = statusError(status(410, metav1.StatusReasonExpired, "expired"))
+	errUnstreamed = statusError(status(422, metav1.StatusReasonInvalid, "sendInitialEvents"))
 )
 
 // TestHealth steps through what may happen to two watches, a and b; each step is a second after the one
@@ -27,23 +27,23 @@ func TestHealth(t *testing.T) {
 	}
 	for name, steps := range map[string][]step{
 		"outage": {
-			{"a", nil, false, 0}, {"a", refusedConnection, true, 1}, {"b", refusedConnection, true, 1},
-			{"a", refusedConnection, true, 1}, {"wait", nil, true, 1}, {"a", nil, true, 1},
+			{"a", nil, false, 0}, {"a", errConnection, true, 1}, {"b", errConnection, true, 1},
+			{"a", errConnection, true, 1}, {"wait", nil, true, 1}, {"a", nil, true, 1},
 			{"b", nil, true, 0}, {"", nil, false, 0}},
 		"one watch must not hold the others for ever": {
-			{"a", refusedConnection, true, 1}, {"b", refusedConnection, true, 1}, {"b", nil, true, 1}, {"wait", nil, false, 1}, {"a", nil, true, 0}},
+			{"a", errConnection, true, 1}, {"b", errConnection, true, 1}, {"b", nil, true, 1}, {"wait", nil, false, 1}, {"a", nil, true, 0}},
 		"a second outage holds as long": {
-			{"a", refusedConnection, true, 1}, {"heard", nil, true, 1}, {"wait", nil, false, 1}, {"b", refusedConnection, true, 1}, {"wait", nil, true, 1}, {"b", nil, true, 1}, {"a", nil, true, 0}},
-		"expired":            {{"a", expired, true, 0}, {"a", nil, true, 0}, {"", nil, false, 0}},
-		"expired and no end": {{"a", expired, true, 0}, {"wait", nil, false, 0}},
-		"forbidden":          {{"a", forbidden, false, 1}, {"b", nil, false, 1}, {"a", nil, false, 0}},
+			{"a", errConnection, true, 1}, {"heard", nil, true, 1}, {"wait", nil, false, 1}, {"b", errConnection, true, 1}, {"wait", nil, true, 1}, {"b", nil, true, 1}, {"a", nil, true, 0}},
+		"expired":            {{"a", errExpired, true, 0}, {"a", nil, true, 0}, {"", nil, false, 0}},
+		"expired and no end": {{"a", errExpired, true, 0}, {"wait", nil, false, 0}},
+		"forbidden":          {{"a", errForbidden, false, 1}, {"b", nil, false, 1}, {"a", nil, false, 0}},
 		"forbidden after an outage: it may be starting": {
-			{"a", refusedConnection, true, 1}, {"a", forbidden, true, 1}, {"a", nil, true, 0}, {"", nil, false, 0}},
+			{"a", errConnection, true, 1}, {"a", errForbidden, true, 1}, {"a", nil, true, 0}, {"", nil, false, 0}},
 		"forbidden for good after an outage": {
-			{"a", refusedConnection, true, 1}, {"a", forbidden, true, 1}, {"wait", nil, false, 1}},
-		"an older API server": {{"a", unstreamed, false, 0}},
+			{"a", errConnection, true, 1}, {"a", errForbidden, true, 1}, {"wait", nil, false, 1}},
+		"an older API server": {{"a", errUnstreamed, false, 0}},
 		"no answer":           {{"ask", nil, false, 0}, {"wait", nil, true, 1}, {"a", nil, true, 0}},
-		"stopped":             {{"a", refusedConnection, true, 1}, {"stop", nil, true, 0}, {"", nil, false, 0}},
+		"stopped":             {{"a", errConnection, true, 1}, {"stop", nil, true, 0}, {"", nil, false, 0}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h, now := newHealth(), time.Unix(1e9, 0)
@@ -76,7 +76,7 @@ func TestHealth(t *testing.T) {
 func TestHealthListWorksWatchDoesNot(t *testing.T) {
 	h, now := newHealth(), time.Unix(1e9, 0)
 	for range 3 {
-		h.answered("services", "watch", forbidden, now)
+		h.answered("services", "watch", errForbidden, now)
 		assert.Len(t, h.errors("s", "held"), 1)
 		h.answered("services", "list", nil, now)
 		h.caughtUp("services", now)

@@ -21,13 +21,21 @@ func noErrors(s *endpoints.Snapshot) bool { return len(s.Errors) == 0 }
 // TestOutage: while the API server is gone nothing moves but an error. What changed meanwhile comes as
 // one, even when the Pods come late: endpoints are never seen without their colour.
 func TestOutage(t *testing.T) {
-	for _, expired := range []bool{false, true} {
-		t.Run(fmt.Sprintf("expired %v", expired), func(t *testing.T) {
+	for name, c := range map[string]struct {
+		expired bool   // the API server has forgotten where the watches were
+		late    string // as in apiServer.hold
+	}{
+		"resumed": {false, "pods"}, "listed anew": {true, "pods"}, "listed slowly": {true, "pods!"},
+	} {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			a := newAPIServer(t).start()
-			a.apply(scenario())
+			other := fmt.Sprintf(vsText, "other", "other", "") + fmt.Sprintf(serviceText, "other", 30081) +
+				fmt.Sprintf(sliceText, "other-1", "other", ", version: v1", "{addresses: [10.0.0.9]}")
+			a.apply(scenario() + other)
 			r := run(t, a, t.TempDir())
-			before := r.awaits(both)
+			all := both + "; other: 10.0.0.9:80=v1"
+			before := r.awaits(all)
 			a.stop()
 			held := r.await(3*time.Second, "an error", func(s *endpoints.Snapshot) bool { return len(s.Errors) == 1 })
 			assert.Contains(t, held.Errors[0].Message, "the API server does not answer since ")
@@ -41,21 +49,27 @@ func TestOutage(t *testing.T) {
 			a.apply(fmt.Sprintf(sliceText, "myapp-1", "myapp", "", endpoint(3, "c")) + fmt.Sprintf(podText, "c", "version: v1"))
 			a.remove("Pod", "a")
 			a.remove("Pod", "b")
-			if expired {
+			a.remove("VirtualServer", "other")
+			a.remove("Service", "other")
+			a.remove("EndpointSlice", "other-1")
+			if c.expired {
 				a.expire()
 			}
-			release := a.hold("pods")
+			a.afterHeld(c.late, a.hold(c.late))
 			a.start()
-			time.AfterFunc(2*time.Second, release)
 			r.seen = nil
 			r.await(20*time.Second, "the new state", func(s *endpoints.Snapshot) bool {
 				return describe(s) == "myapp: 10.0.0.3:80=v1" && noErrors(s)
 			})
 			for _, s := range r.seen {
-				if got := describe(s); got != both {
+				if got := describe(s); got != all {
 					assert.Equal(t, "myapp: 10.0.0.3:80=v1", got, "one clean resync")
 				}
 			}
+			r.mu.Lock()
+			assert.Len(t, r.services.have, 1)
+			assert.Len(t, r.slices.have, 1)
+			r.mu.Unlock()
 			assert.EqualValues(t, 1, r.Failures())
 			assert.Contains(t, strings.Join(messages(r.logs), "\n"), "no longer: the API server does not answer")
 		})
@@ -78,7 +92,7 @@ func TestRestartWithoutAPIServer(t *testing.T) {
 	started := time.Now()
 	r := run(t, a, dir)
 	held := r.awaits(both)
-	assert.Greater(t, time.Since(started), startPatience-100*time.Millisecond)
+	assert.Greater(t, time.Since(started), testPatience-100*time.Millisecond)
 	assert.Equal(t, before.Servers, held.Servers)
 	require.Len(t, held.Errors, 1)
 	assert.Regexp(t, `^the API server does not answer since .* \(.*connection refused\); the state last kept on disk, of 20..-.*Z, is held; see that it runs and that this node reaches it$`, held.Errors[0].Message)
@@ -143,7 +157,7 @@ func TestNoStateAndNoAPIServer(t *testing.T) {
 			}
 			a := newAPIServer(t)
 			r := run(t, a, dir)
-			r.stays(startPatience + time.Second)
+			r.stays(testPatience + time.Second)
 			assert.Nil(t, r.Snapshot())
 			assert.Equal(t, failures, r.Failures(), "%v", messages(r.logs))
 			assert.Contains(t, strings.Join(messages(r.logs), "\n"), "nothing is known before")

@@ -3,6 +3,7 @@ package cluster
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -38,7 +39,7 @@ type saved struct {
 	path     string
 	loaded   *endpoints.Snapshot // as it was at the start; nil: there was none
 	loadedOf time.Time
-	onDisk   []byte // the Servers
+	onDisk   [sha256.Size]byte // digest of the Servers; they themselves may be large
 
 	pending atomic.Pointer[endpoints.Snapshot]
 	wanted  chan struct{}
@@ -69,7 +70,7 @@ func (d *saved) load() error {
 	if err := decoder.Decode(&snap.Servers); err != nil {
 		return fmt.Errorf("reading the last known state from %s: %w", d.path, err)
 	}
-	d.loaded, d.loadedOf, d.onDisk = snap, st.Saved, st.Servers
+	d.loaded, d.loadedOf, d.onDisk = snap, st.Saved, sha256.Sum256(st.Servers)
 	return nil
 }
 
@@ -121,23 +122,41 @@ func (d *saved) keep(ctx context.Context, out *endpoints.Publisher) {
 
 // write puts a Snapshot on disk if it is not there.
 func (d *saved) write(snap *endpoints.Snapshot, now time.Time) error {
-	servers, err := json.Marshal(snap.Servers)
+	servers, err := encode(snap.Servers)
 	if err != nil {
 		return fmt.Errorf("keeping the last known state: %w", err)
 	}
-	if bytes.Equal(servers, d.onDisk) {
+	digest := sha256.Sum256(servers)
+	if digest == d.onDisk {
 		return nil
 	}
-	data, err := json.Marshal(state{stateVersion, now.UTC(), servers})
-	if err != nil {
-		return fmt.Errorf("keeping the last known state: %w", err)
-	}
+	var data bytes.Buffer
+	data.Grow(len(servers) + 100)
+	fmt.Fprintf(&data, `{"version":%d,"saved":%q,"servers":`, stateVersion, now.UTC().Format(time.RFC3339Nano))
+	data.Write(servers)
+	data.WriteString("}\n")
 	if err := os.MkdirAll(filepath.Dir(d.path), 0o750); err != nil {
 		return fmt.Errorf("keeping the last known state: %w", err)
 	}
-	if err := atomicfile.WriteDurably(d.path, data, 0o640); err != nil {
+	if err := atomicfile.WriteDurably(d.path, data.Bytes(), 0o640); err != nil {
 		return fmt.Errorf("keeping the last known state: %w", err)
 	}
-	d.onDisk = servers
+	d.onDisk = digest
 	return nil
+}
+
+// encode is json.Marshal in pieces: that keeps a buffer of the size of all that it ever wrote.
+func encode(servers []endpoints.Server) ([]byte, error) {
+	out := []byte{'['}
+	for i := range servers {
+		text, err := json.Marshal(&servers[i])
+		if err != nil {
+			return nil, err
+		}
+		if i > 0 {
+			out = append(out, ',')
+		}
+		out = append(out, text...)
+	}
+	return append(out, ']'), nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -61,10 +62,11 @@ type Source struct {
 	left      map[types.NamespacedName]struct{} // Services that the watch does not show any more, and the resolver has
 	unsettled bool                              // declared, or what it needs, changed
 
-	started time.Time
-	live    bool                    // what is in force came from the API server, since the start
-	base    *endpoints.Snapshot     // in force, without our own errors
-	errs    []endpoints.SourceError // our own errors, as last published or reported
+	started  time.Time
+	patience time.Duration           // startPatience
+	live     bool                    // what is in force came from the API server, since the start
+	base     *endpoints.Snapshot     // in force, without our own errors
+	errs     []endpoints.SourceError // our own errors, as last published or reported
 }
 
 // New does no I/O but reading what config names.
@@ -79,6 +81,7 @@ func New(config *rest.Config, o Options) (*Source, error) {
 		saved: newSaved(filepath.Join(o.StateDir, stateFile)),
 		woken: make(chan struct{}, 1), lookupWanted: make(chan struct{}, 1),
 		health:   newHealth(),
+		patience: startPatience,
 		pods:     map[string]*podWatch{},
 		declared: map[types.NamespacedName]endpoints.VirtualServer{},
 		applied:  map[types.NamespacedName]endpoints.VirtualServer{},
@@ -194,10 +197,15 @@ func (s *Source) update(now time.Time) time.Time {
 	sooner(held)
 
 	base := s.base
-	late := s.started.Add(startPatience)
+	late := s.started.Add(s.patience)
 	switch {
 	case held.IsZero() && (s.live || len(waiting) == 0):
-		base, s.live = s.resolver.Snapshot(), true
+		base = s.resolver.Snapshot()
+		if !s.live {
+			s.live = true
+			// The first lists leave behind several times what is kept of them, and we are to be small.
+			go debug.FreeOSMemory()
+		}
 	case s.live:
 	case now.Before(late):
 		sooner(late)

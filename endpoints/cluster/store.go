@@ -113,10 +113,10 @@ func keyOf(obj any) (types.NamespacedName, error) {
 	return types.NamespacedName{Namespace: m.GetNamespace(), Name: m.GetName()}, nil
 }
 
-// A watch that fails is tried again after 0.25 s, then later and later, up to 5 to 10 s: after an outage
-// all are back soon.
+// A watch that fails is tried again after 0.25 s, then later and later, up to 3 to 6 s. After an outage it
+// may take two tries, one to go on and one to list anew; both are well within maxHold.
 func backoff() *wait.Backoff {
-	return &wait.Backoff{Duration: 250 * time.Millisecond, Factor: 2, Cap: 5 * time.Second, Jitter: 1, Steps: math.MaxInt32}
+	return &wait.Backoff{Duration: 250 * time.Millisecond, Factor: 2, Cap: 3 * time.Second, Jitter: 1, Steps: math.MaxInt32}
 }
 
 // run fills the store until ctx ends.
