@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/pointsman/pointsman/endpoints/manifest"
+	"github.com/pointsman/pointsman/internal/atomicfile"
 )
 
 // acceptedDir is the folder of the state directory that holds, for each manifest, the content last in
@@ -60,7 +61,7 @@ func (a accepted) save(name string, data []byte) error {
 	if err := os.MkdirAll(a.dir, 0o750); err != nil {
 		return fmt.Errorf("keeping the accepted copy of %s: %w", name, err)
 	}
-	if err := writeAtomically(filepath.Join(a.dir, name), data, 0o640); err != nil {
+	if err := atomicfile.WriteDurably(filepath.Join(a.dir, name), data, 0o640); err != nil {
 		return fmt.Errorf("keeping the accepted copy of %s: %w", name, err)
 	}
 	return nil
@@ -116,7 +117,7 @@ func (a accepted) saveInForce(snap *Snapshot) error {
 	if err := os.MkdirAll(a.dir, 0o750); err != nil {
 		return fmt.Errorf("keeping the list of VirtualServers in force: %w", err)
 	}
-	if err := writeAtomically(path, data, 0o640); err != nil {
+	if err := atomicfile.WriteDurably(path, data, 0o640); err != nil {
 		return fmt.Errorf("keeping the list of VirtualServers in force: %w", err)
 	}
 	return nil

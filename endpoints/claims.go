@@ -69,8 +69,7 @@ func settleClaims(servers []Server, previous *Snapshot) {
 	// Only now, so that the reason given does not depend on the order above.
 	for _, i := range losers {
 		s := &servers[i]
-		s.Refused = refuseClaims(claims(s), taken)
-		s.Ports, s.Affinity = nil, 0
+		s.refuse(refuseClaims(claims(s), taken))
 	}
 }
 

@@ -15,17 +15,25 @@ type colourFunc func(slice EndpointSlice, e *discoveryv1.Endpoint) string
 
 // colourOf takes the slice's own label first: its author meant the whole slice. Only then is the Pod
 // asked, if there is anyone to ask.
-func colourOf(label string, pod func(types.NamespacedName, string) string) colourFunc {
+func colourOf(label string, podColour PodColour) colourFunc {
 	return func(slice EndpointSlice, e *discoveryv1.Endpoint) string {
 		if colour := slice.Labels[label]; colour != "" {
 			return colour
 		}
-		if pod == nil || e.TargetRef == nil || e.TargetRef.Kind != "Pod" {
-			return ""
+		if pod, ok := podOf(slice, e); ok && podColour != nil {
+			return podColour(pod, label)
 		}
-		// A slice's endpoints are of its own namespace, whatever a hand-written reference says.
-		return pod(types.NamespacedName{Namespace: slice.Namespace, Name: e.TargetRef.Name}, label)
+		return ""
 	}
+}
+
+// podOf is the Pod that an endpoint names. A slice's endpoints are of its own namespace, whatever a
+// hand-written reference says.
+func podOf(slice EndpointSlice, e *discoveryv1.Endpoint) (types.NamespacedName, bool) {
+	if e.TargetRef == nil || e.TargetRef.Kind != "Pod" || e.TargetRef.Name == "" {
+		return types.NamespacedName{}, false
+	}
+	return types.NamespacedName{Namespace: slice.Namespace, Name: e.TargetRef.Name}, true
 }
 
 // found is an endpoint and where it was found.

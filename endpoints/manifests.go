@@ -3,8 +3,6 @@ package endpoints
 import (
 	"context"
 	"reflect"
-	"slices"
-	"sync/atomic"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -22,26 +20,23 @@ const (
 type Manifests struct {
 	dir, stateDir string
 	log           logrus.FieldLogger
-
-	snapshot atomic.Pointer[Snapshot]
-	changed  chan struct{}
-	failures atomic.Uint64
+	out           *Publisher
 }
 
 // New does no I/O; [Manifests.Run] does it all.
 func New(dir, stateDir string, log logrus.FieldLogger) *Manifests {
-	return &Manifests{dir: dir, stateDir: stateDir, log: log, changed: make(chan struct{}, 1)}
+	return &Manifests{dir: dir, stateDir: stateDir, log: log, out: NewPublisher(log)}
 }
 
 // Snapshot is the latest one. It is nil until Run has looked at the directory for the first time:
 // nothing is known then, which is not the same as nothing being there.
-func (m *Manifests) Snapshot() *Snapshot { return m.snapshot.Load() }
+func (m *Manifests) Snapshot() *Snapshot { return m.out.Snapshot() }
 
 // Changed holds one token when the Snapshot has changed since the last one was taken.
-func (m *Manifests) Changed() <-chan struct{} { return m.changed }
+func (m *Manifests) Changed() <-chan struct{} { return m.out.Changed() }
 
 // Failures counts the errors that have come into Snapshot.Errors since the start.
-func (m *Manifests) Failures() uint64 { return m.failures.Load() }
+func (m *Manifests) Failures() uint64 { return m.out.Failures() }
 
 func (m *Manifests) String() string { return "manifests of " + m.dir }
 
@@ -78,34 +73,8 @@ func (m *Manifests) Run(ctx context.Context) error {
 }
 
 func (m *Manifests) publish(snap *Snapshot) {
-	old := m.snapshot.Load()
-	m.report(old, snap)
-	if old != nil && reflect.DeepEqual(old, snap) {
-		return
-	}
-	m.snapshot.Store(snap)
-	select {
-	case m.changed <- struct{}{}:
-	default:
-	}
-}
-
-// report logs and counts the errors that are new, and logs those that are gone.
-func (m *Manifests) report(old, snap *Snapshot) {
-	var before []SourceError
-	if old != nil {
-		before = old.Errors
-	}
-	for _, e := range snap.Errors {
-		if !slices.Contains(before, e) {
-			m.failures.Add(1)
-			m.log.WithField("source", e.Source).Warn(e.Message)
-		}
-	}
-	for _, e := range before {
-		if !slices.Contains(snap.Errors, e) {
-			m.log.WithField("source", e.Source).Infof("no longer: %s", e.Message)
-		}
+	if !reflect.DeepEqual(m.Snapshot(), snap) {
+		m.out.Publish(snap)
 	}
 }
 
@@ -115,8 +84,7 @@ func (m *Manifests) save(s *store) bool {
 	err := s.save()
 	if message := errorText(err); message != s.saveError {
 		if s.saveError = message; err != nil {
-			m.failures.Add(1)
-			m.log.WithError(err).Warn("a restart would not know what is in force")
+			m.out.Fail(err, "a restart would not know what is in force")
 		} else {
 			m.log.Info("what is in force is kept on disk again")
 		}

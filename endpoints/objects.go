@@ -2,7 +2,6 @@ package endpoints
 
 import (
 	"cmp"
-	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -16,18 +15,26 @@ type Objects struct {
 	VirtualServers []VirtualServer
 	Services       []*corev1.Service
 	EndpointSlices []EndpointSlice
-	// PodColour is the value of a label of a Pod, or "". It is asked about the targetRef of an endpoint
-	// whose slice carries no colour label; nil where there are no Pods to ask about.
-	PodColour func(pod types.NamespacedName, label string) string
+	// PodColour is as in [NewResolver].
+	PodColour PodColour
 	// Previous is the Snapshot in force, or nil. Of two VirtualServers that claim one Service or port,
 	// the one that held it there keeps it.
 	Previous *Snapshot
 }
 
-// VirtualServer is a defaulted and valid VirtualServer and the digest of the text that declared it.
+// PodColour is the value of a label of a Pod, or "".
+type PodColour func(pod types.NamespacedName, label string) string
+
+// VirtualServer is a defaulted and valid VirtualServer and what identifies the declaration, as in
+// [Server]. Generation and UID stand here by themselves, since a manifest may carry those that the
+// object had in some cluster.
 type VirtualServer struct {
 	*v1alpha1.VirtualServer
-	Digest string
+	Digest     string
+	Generation int64
+	UID        types.UID
+	// Invalid, when not nil, says what is wrong with it. It is refused so, and need not be valid then.
+	Invalid *Refusal
 }
 
 // EndpointSlice is a slice and the source that errors about it name.
@@ -36,34 +43,14 @@ type EndpointSlice struct {
 	Source string
 }
 
-// index finds Services by name, and the slices of a Service in the order of their names.
-type index struct {
-	services map[types.NamespacedName]*corev1.Service
-	slices   map[types.NamespacedName][]EndpointSlice
-}
-
-func newIndex(o *Objects) *index {
-	ix := &index{
-		services: make(map[types.NamespacedName]*corev1.Service, len(o.Services)),
-		slices:   make(map[types.NamespacedName][]EndpointSlice, len(o.Services)),
-	}
-	for _, svc := range o.Services {
-		ix.services[types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}] = svc
-	}
-	for _, slice := range o.EndpointSlices {
-		if name := slice.Labels[discoveryv1.LabelServiceName]; name != "" {
-			key := types.NamespacedName{Namespace: slice.Namespace, Name: name}
-			ix.slices[key] = append(ix.slices[key], slice)
-		}
-	}
-	for _, of := range ix.slices {
-		slices.SortFunc(of, func(a, b EndpointSlice) int { return cmp.Compare(a.Name, b.Name) })
-	}
-	return ix
-}
-
-func keyOf(vs VirtualServer) types.NamespacedName {
+// Key is the VirtualServer's name.
+func (vs VirtualServer) Key() types.NamespacedName {
 	return types.NamespacedName{Namespace: vs.Namespace, Name: vs.Name}
+}
+
+// ServiceKey is the name of the Service that it names.
+func (vs VirtualServer) ServiceKey() types.NamespacedName {
+	return types.NamespacedName{Namespace: vs.Namespace, Name: vs.Spec.Service.Name}
 }
 
 func compareKeys(a, b types.NamespacedName) int {

@@ -1,9 +1,7 @@
 package endpoints
 
 import (
-	"cmp"
 	"fmt"
-	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -23,36 +21,22 @@ const (
 	ReasonServiceNotServable = "ServiceNotServable" // ExternalName, or source ranges that we would not enforce
 	ReasonServiceTaken       = "ServiceTaken"
 	ReasonPortTaken          = "PortTaken"
+	ReasonInvalid            = "Invalid" // got past the CRD; a manifest that is not valid is a SourceError
 )
 
 // Resolve joins VirtualServers with their Services and endpoints. It is pure.
 func Resolve(o Objects) *Snapshot {
-	ix := newIndex(&o)
-	snap := &Snapshot{Servers: make([]Server, 0, len(o.VirtualServers))}
-	for _, vs := range o.VirtualServers {
-		server := Server{Key: keyOf(vs), Spec: vs.Spec, Digest: vs.Digest}
-		name := types.NamespacedName{Namespace: vs.Namespace, Name: vs.Spec.Service.Name}
-		svc := ix.services[name]
-		if server.Refused = refuseService(name, svc); server.Refused == nil {
-			server.Affinity = affinity(svc)
-			var errs []SourceError
-			server.Ports, errs = ports(svc, ix.slices[name], colourOf(vs.Spec.ColourLabel, o.PodColour), server.Key)
-			snap.Errors = append(snap.Errors, errs...)
-		}
-		snap.Servers = append(snap.Servers, server)
+	r := NewResolver(o.PodColour, o.Previous)
+	for _, svc := range o.Services {
+		r.SetService(svc)
 	}
-	slices.SortFunc(snap.Servers, func(a, b Server) int { return compareKeys(a.Key, b.Key) })
-	settleClaims(snap.Servers, o.Previous)
-	sortErrors(snap)
-	return snap
-}
-
-// sortErrors sorts and drops repetitions: two VirtualServers may find the same fault.
-func sortErrors(snap *Snapshot) {
-	slices.SortFunc(snap.Errors, func(a, b SourceError) int {
-		return cmp.Or(cmp.Compare(a.Source, b.Source), cmp.Compare(a.Message, b.Message))
-	})
-	snap.Errors = slices.Compact(snap.Errors)
+	for _, slice := range o.EndpointSlices {
+		r.SetSlice(slice)
+	}
+	for _, vs := range o.VirtualServers {
+		r.SetVirtualServer(vs)
+	}
+	return r.Snapshot()
 }
 
 // refuseService says why a Service is not ours to serve, or nil.

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/pointsman/pointsman/endpoints/manifest"
+	"github.com/pointsman/pointsman/internal/atomicfile"
 )
 
 // ErrNotFound: no manifest declares the VirtualServer.
@@ -65,7 +66,7 @@ func setActive(path, name string, key types.NamespacedName, colour string) (prev
 	if bytes.Equal(edited, data) {
 		return previous, manifest.Digest(data), nil
 	}
-	err = replace(path, edited, func(f *os.File) error {
+	err = atomicfile.ReplaceDurably(path, edited, func(f *os.File) error {
 		if err := keepModeAndOwner(path, f); err != nil {
 			return err
 		}

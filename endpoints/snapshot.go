@@ -1,7 +1,9 @@
 package endpoints
 
 import (
+	"cmp"
 	"net/netip"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -18,9 +20,27 @@ type Snapshot struct {
 	Errors []SourceError
 }
 
+// WithErrors is the Snapshot with further errors. It shares Servers.
+func (s *Snapshot) WithErrors(errs ...SourceError) *Snapshot {
+	if len(errs) == 0 {
+		return s
+	}
+	out := &Snapshot{Servers: s.Servers, Errors: slices.Concat(s.Errors, errs)}
+	out.sortErrors()
+	return out
+}
+
+// sortErrors sorts and drops repetitions: two VirtualServers may find the same fault.
+func (s *Snapshot) sortErrors() {
+	slices.SortFunc(s.Errors, func(a, b SourceError) int {
+		return cmp.Or(cmp.Compare(a.Source, b.Source), cmp.Compare(a.Message, b.Message))
+	})
+	s.Errors = slices.Compact(s.Errors)
+}
+
 // SourceError says why a source is not in force as it stands.
 type SourceError struct {
-	Source  string // file path
+	Source  string // file path, or the API server
 	Message string // object, field, value and the mend, with file and line
 }
 
@@ -29,15 +49,21 @@ type Server struct {
 	Key types.NamespacedName
 	// Spec is what the user declared, with defaults filled in.
 	Spec v1alpha1.VirtualServerSpec
-	// Digest identifies the text that declared the VirtualServer: hex SHA-256 of the manifest file's
-	// bytes. `switch --wait` knows by it that its edit was seen.
+	// Digest identifies the declaration of the VirtualServer: hex SHA-256 of the manifest file's bytes, or
+	// UID/Generation in the API server. `switch --wait` knows by it that its edit was seen.
 	Digest string
+	// Generation and UID are those of the object in the API server; zero for one from a manifest.
+	Generation int64
+	UID        types.UID
 	// Refused, when not nil, says why the VirtualServer is not in force; Ports is then empty.
 	Refused *Refusal
 	// Affinity is the session affinity timeout in seconds (Service.spec.sessionAffinity ClientIP); 0: none.
 	Affinity uint32
 	Ports    []Port // in the Service's order
 }
+
+// refuse takes everything from the server that only an accepted one has.
+func (s *Server) refuse(why *Refusal) { s.Refused, s.Ports, s.Affinity = why, nil, 0 }
 
 // Refusal is the reason and the mend, as in the condition Accepted=False.
 type Refusal struct {

@@ -204,17 +204,14 @@ func (s *store) snapshot() *Snapshot {
 			continue
 		}
 		for _, vs := range f.accepted.VirtualServers {
-			o.VirtualServers = append(o.VirtualServers, VirtualServer{vs, f.accepted.Digest})
+			o.VirtualServers = append(o.VirtualServers, VirtualServer{VirtualServer: vs, Digest: f.accepted.Digest})
 		}
 		o.Services = append(o.Services, f.accepted.Services...)
 		for _, slice := range f.accepted.EndpointSlices {
 			o.EndpointSlices = append(o.EndpointSlices, EndpointSlice{slice, path})
 		}
 	}
-	snap := Resolve(o)
-	snap.Errors = append(snap.Errors, errs...)
-	snap.Errors = append(snap.Errors, s.usefulOldErrors()...)
-	sortErrors(snap)
+	snap := Resolve(o).WithErrors(append(errs, s.usefulOldErrors()...)...)
 	s.previous = snap
 	return snap
 }

@@ -1,0 +1,137 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/rest"
+
+	"github.com/pointsman/pointsman/api/v1alpha1"
+	"github.com/pointsman/pointsman/endpoints"
+)
+
+const protobuf = "application/vnd.kubernetes.protobuf"
+
+// selector is what the API server filters Services and their slices by.
+const selector = endpoints.ServiceProxyLabel + "=" + endpoints.ServiceProxyName
+
+var virtualServers = schema.GroupVersionResource{Group: v1alpha1.GroupVersion.Group, Version: v1alpha1.GroupVersion.Version, Resource: "virtualservers"}
+
+// client reads what we watch, over one connection. The ready-made client set knows every API there is,
+// which costs memory on each node; two typed resources are all that we need of it.
+type client struct {
+	host            string
+	core, discovery rest.Interface
+	parameters      runtime.ParameterCodec
+	dynamic         dynamic.Interface // VirtualServers: one that does not decode must not spoil the list
+	metadata        metadata.Interface
+}
+
+func newClient(config *rest.Config, nodeName string) (*client, error) {
+	config = rest.CopyConfig(config)
+	config.UserAgent = "pointsman (" + nodeName + ")"
+	config.QPS, config.Burst = 20, 40
+	shared, err := rest.HTTPClientFor(config)
+	if err != nil {
+		return nil, fmt.Errorf("making a client of the API server %s: %w", config.Host, err)
+	}
+	scheme := runtime.NewScheme()
+	for gv, objects := range map[schema.GroupVersion][]runtime.Object{
+		corev1.SchemeGroupVersion:      {&corev1.Service{}, &corev1.ServiceList{}},
+		discoveryv1.SchemeGroupVersion: {&discoveryv1.EndpointSlice{}, &discoveryv1.EndpointSliceList{}},
+	} {
+		scheme.AddKnownTypes(gv, objects...)
+		metav1.AddToGroupVersion(scheme, gv)
+	}
+	codecs := serializer.NewCodecFactory(scheme).WithoutConversion()
+	typed := func(gv schema.GroupVersion, path string) (rest.Interface, error) {
+		c := rest.CopyConfig(config)
+		c.GroupVersion, c.APIPath, c.NegotiatedSerializer = &gv, path, codecs
+		c.ContentType, c.AcceptContentTypes = protobuf, protobuf+",application/json"
+		return rest.RESTClientForConfigAndClient(c, shared)
+	}
+	c := &client{host: config.Host, parameters: runtime.NewParameterCodec(scheme)}
+	if c.core, err = typed(corev1.SchemeGroupVersion, "/api"); err == nil {
+		c.discovery, err = typed(discoveryv1.SchemeGroupVersion, "/apis")
+	}
+	if err == nil {
+		c.dynamic, err = dynamic.NewForConfigAndClient(config, shared)
+	}
+	if err == nil {
+		c.metadata, err = metadata.NewForConfigAndClient(config, shared)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("making a client of the API server %s: %w", config.Host, err)
+	}
+	return c, nil
+}
+
+// reader is how one kind of object is listed and watched.
+type reader struct {
+	list  func(context.Context, metav1.ListOptions) (runtime.Object, error)
+	watch func(context.Context, metav1.ListOptions) (watch.Interface, error)
+}
+
+func (c *client) services() reader {
+	return c.labelled(c.core, "services", func() runtime.Object { return &corev1.ServiceList{} })
+}
+
+func (c *client) endpointSlices() reader {
+	return c.labelled(c.discovery, "endpointslices", func() runtime.Object { return &discoveryv1.EndpointSliceList{} })
+}
+
+func (c *client) labelled(r rest.Interface, resource string, newList func() runtime.Object) reader {
+	return reader{
+		list: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			o.LabelSelector = selector
+			list := newList()
+			return list, r.Get().Resource(resource).VersionedParams(&o, c.parameters).Do(ctx).Into(list)
+		},
+		watch: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			o.LabelSelector, o.Watch = selector, true
+			return r.Get().Resource(resource).VersionedParams(&o, c.parameters).Watch(ctx)
+		},
+	}
+}
+
+func (c *client) virtualServers() reader {
+	r := c.dynamic.Resource(virtualServers)
+	return reader{
+		list: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return r.List(ctx, o) },
+		watch: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			return r.Watch(ctx, o)
+		},
+	}
+}
+
+// pods are those that carry the label, whatever its value.
+func (c *client) pods(label string) reader {
+	r := c.metadata.Resource(corev1.SchemeGroupVersion.WithResource("pods"))
+	return reader{
+		list: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			o.LabelSelector = label
+			return r.List(ctx, o)
+		},
+		watch: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			o.LabelSelector = label
+			return r.Watch(ctx, o)
+		},
+	}
+}
+
+// service gets one Service, labelled or not.
+func (c *client) service(ctx context.Context, name types.NamespacedName) (*corev1.Service, error) {
+	svc := &corev1.Service{}
+	err := c.core.Get().Namespace(name.Namespace).Resource("services").Name(name.Name).Do(ctx).Into(svc)
+	return svc, err
+}
