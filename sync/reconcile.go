@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -117,6 +118,7 @@ type Reconciler struct {
 		intact     bool
 	}
 	lastError string
+	lastPass  atomic.Int64 // Unix nanoseconds
 }
 
 // Run makes passes until ctx ends: when what is declared changes, when the node's addresses do, and
@@ -168,10 +170,19 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	}
 }
 
+// LastPass is when the loop last did its work, the zero time before the first. Any goroutine may ask.
+func (r *Reconciler) LastPass() time.Time {
+	if at := r.lastPass.Load(); at != 0 {
+		return time.Unix(0, at)
+	}
+	return time.Time{}
+}
+
 // pass makes the kernel right once and says how long to wait before looking again. A declared change
 // has what it touches read and written; without one the whole kernel is read, to find drift. What fails
 // is joined, so that one failure does not keep the rest from being done.
 func (r *Reconciler) pass(ctx context.Context, stale bool) time.Duration {
+	defer func() { r.lastPass.Store(time.Now().UnixNano()) }()
 	var failed []error
 	before := r.target
 	if err := r.derive(stale); err != nil {

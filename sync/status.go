@@ -166,7 +166,7 @@ func (r *Reconciler) observe(seen observation, passErr error) *Status {
 func (r *Reconciler) observeServer(s *endpoints.Server, seen observation, services []*ipvs.ServiceInfo, passErr error) ServerStatus {
 	state := r.ledger.Rollouts[s.Key]
 	out := ServerStatus{
-		Namespace: s.Key.Namespace, Name: s.Key.Name, Digest: s.Digest, Declared: s.Spec.Active,
+		Namespace: s.Key.Namespace, Name: s.Key.Name, Digest: s.Digest, Generation: s.Generation, Declared: s.Spec.Active,
 		Notes: notActedOn(s),
 	}
 	out.Status.Active, out.Status.Previous, out.Status.Phase = state.Active, state.Previous, state.Phase

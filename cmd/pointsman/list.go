@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/netip"
@@ -9,7 +10,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/pointsman/pointsman/endpoints"
 	"github.com/pointsman/pointsman/ipvs"
 	"github.com/pointsman/pointsman/ipvs/ipvsadm"
 )
@@ -65,7 +65,7 @@ all that the kernel tells.`,
 	c.MarkFlagsMutuallyExclusive("tcp-service", "udp-service", "sctp-service", "fwmark-service")
 	c.MarkFlagsMutuallyExclusive("connection", "timeout", "daemon", "output")
 	c.MarkFlagsMutuallyExclusive("sort", "nosort")
-	define(c, keyManifests, keyStateDir, keyNodeName, keyNodePorts)
+	define(c, keyManifests, keyKubeconfig, keyStateDir, keyNodeName, keyNodePorts)
 	return c
 }
 
@@ -114,7 +114,7 @@ func (f *listFlags) run(e env, c *cobra.Command, s *settings) error {
 		return encoder.Encode(services)
 	}
 	if f.colour {
-		if f.Colour, err = colours(s); err != nil {
+		if f.Colour, err = colours(ctx, s); err != nil {
 			return err
 		}
 	}
@@ -153,13 +153,10 @@ func (f *listFlags) only() (*ipvs.Key, error) {
 
 // colours tells the colour of a real server, as the manifests give it and, for those that drain and
 // are declared no more, as the ledger remembers it.
-func colours(s *settings) (func(ipvs.Key, ipvs.RealKey) string, error) {
-	if err := s.needManifests(); err != nil {
-		return nil, fmt.Errorf("--colour: %w", err)
-	}
-	snap, err := endpoints.Load(s.manifests, s.stateDir)
+func colours(ctx context.Context, s *settings) (func(ipvs.Key, ipvs.RealKey) string, error) {
+	snap, err := s.load(ctx)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("--colour: %w", err)
 	}
 	r, closeKernel, err := newReconciler(s, fixed{snap})
 	if err != nil {

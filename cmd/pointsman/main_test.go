@@ -91,8 +91,8 @@ func TestSwitchEditsOneValue(t *testing.T) {
 		want   string
 	}{
 		{[]string{"switch", "myapp", "v3"}, exitRefused, "ready now: v1, v2"},
-		{[]string{"switch", "other", "v2"}, exitRefused, "there is no VirtualServer default/other; declared: default/myapp"},
-		{[]string{"switch", "shop/myapp", "v2"}, exitRefused, "there is no VirtualServer shop/myapp"},
+		{[]string{"switch", "other", "v2"}, exitRefused, "no such VirtualServer default/other; declared: default/myapp"},
+		{[]string{"switch", "shop/myapp", "v2"}, exitRefused, "no such VirtualServer shop/myapp"},
 		{[]string{"rollback", "myapp"}, exitRefused, "there is no previous colour"},
 	} {
 		status, stdout, stderr := call(t, append(c.args, on...)...)

@@ -18,10 +18,7 @@ func newPlan(e env) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := s.needManifests(); err != nil {
-				return err
-			}
-			snap, err := endpoints.Load(s.manifests, s.stateDir)
+			snap, err := s.load(c.Context())
 			if err != nil {
 				return err
 			}
@@ -49,7 +46,7 @@ func newPlan(e env) *cobra.Command {
 			return nil
 		},
 	}
-	define(c, keyManifests, keyStateDir, keyNodeName, keyNodePorts, keyClusterCIDRs)
+	define(c, keyManifests, keyKubeconfig, keyStateDir, keyNodeName, keyNodePorts, keyClusterCIDRs)
 	return c
 }
 

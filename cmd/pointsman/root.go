@@ -20,20 +20,22 @@ const configFile = "/etc/pointsman/config.yaml"
 
 // Configuration keys. Each is a flag, a variable POINTSMAN_<KEY> and a key of the file.
 const (
-	keyManifests    = "manifests"
-	keyStateDir     = "state-dir"
-	keyNodeName     = "node-name"
-	keyNodePorts    = "node-port-addresses"
-	keyClusterCIDRs = "cluster-cidrs"
-	keyLogFormat    = "log-format"
-	keyLogLevel     = "log-level"
+	keyManifests     = "manifests"
+	keyKubeconfig    = "kubeconfig"
+	keyStateDir      = "state-dir"
+	keyNodeName      = "node-name"
+	keyNodePorts     = "node-port-addresses"
+	keyClusterCIDRs  = "cluster-cidrs"
+	keyHealthAddress = "health-address"
+	keyLogFormat     = "log-format"
+	keyLogLevel      = "log-level"
 )
 
 // settings are the validated configuration.
 type settings struct {
-	manifests, stateDir, nodeName string
-	nodePorts, clusterCIDRs       []netip.Prefix
-	log                           *logrus.Logger
+	manifests, kubeconfig, stateDir, nodeName, healthAddress string
+	nodePorts, clusterCIDRs                                  []netip.Prefix
+	log                                                      *logrus.Logger
 }
 
 func newRoot(e env) *cobra.Command {
@@ -91,7 +93,9 @@ func define(c *cobra.Command, keys ...string) {
 	for _, key := range keys {
 		switch key {
 		case keyManifests:
-			f.String(key, "", "directory of VirtualServer, Service and EndpointSlice manifests")
+			f.String(key, "", "directory of VirtualServer, Service and EndpointSlice manifests (default: a cluster's API server)")
+		case keyKubeconfig:
+			f.String(key, "", "the cluster's kubeconfig file (default: KUBECONFIG, or the cluster of the Pod that this is)")
 		case keyStateDir:
 			f.String(key, "/var/lib/pointsman", "directory of what has to outlive the daemon")
 		case keyNodeName:
@@ -100,6 +104,8 @@ func define(c *cobra.Command, keys ...string) {
 			f.StringSlice(key, nil, "networks whose node addresses serve node ports, as CIDRs (default: every address)")
 		case keyClusterCIDRs:
 			f.StringSlice(key, nil, "pod networks, as CIDRs: clients of a ClusterIP from elsewhere are masqueraded")
+		case keyHealthAddress:
+			f.String(key, "", "address and port of /healthz, /readyz and /metrics, such as 127.0.0.1:9967 (default: none)")
 		case keyLogFormat:
 			f.String(key, "text", "log format: text or json")
 		case keyLogLevel:
@@ -111,7 +117,7 @@ func define(c *cobra.Command, keys ...string) {
 // configure reads flags, environment and file, in that order of precedence, for a command.
 func configure(e env, c *cobra.Command) (*settings, error) {
 	v := viper.New()
-	known := []string{keyManifests, keyStateDir, keyNodeName, keyNodePorts, keyClusterCIDRs, keyLogFormat, keyLogLevel}
+	known := []string{keyManifests, keyKubeconfig, keyStateDir, keyNodeName, keyNodePorts, keyClusterCIDRs, keyHealthAddress, keyLogFormat, keyLogLevel}
 	v.SetEnvPrefix("POINTSMAN")
 	v.SetEnvKeyReplacer(strings.NewReplacer("-", "_"))
 	// An unknown variable is no error: Kubernetes sets POINTSMAN_SERVICE_HOST and the like in the pods of
@@ -157,8 +163,8 @@ func readFile(v *viper.Viper, file string, known []string) error {
 // validate turns raw configuration into settings.
 func validate(e env, v *viper.Viper) (*settings, error) {
 	s := &settings{
-		manifests: v.GetString(keyManifests), stateDir: v.GetString(keyStateDir), nodeName: v.GetString(keyNodeName),
-		log: logrus.New(),
+		manifests: v.GetString(keyManifests), kubeconfig: v.GetString(keyKubeconfig), stateDir: v.GetString(keyStateDir), nodeName: v.GetString(keyNodeName),
+		healthAddress: v.GetString(keyHealthAddress), log: logrus.New(),
 	}
 	s.log.SetOutput(e.stderr)
 	switch format := v.GetString(keyLogFormat); format {
@@ -207,12 +213,4 @@ func prefixes(v *viper.Viper, key string) ([]netip.Prefix, error) {
 
 func usage(format string, args ...any) error {
 	return &exitError{exitUsage, fmt.Errorf(format, args...)}
-}
-
-// needManifests is the error of a command that was not told where its manifests are.
-func (s *settings) needManifests() error {
-	if s.manifests == "" {
-		return usage("--%s is needed: the directory of VirtualServer, Service and EndpointSlice manifests", keyManifests)
-	}
-	return nil
 }

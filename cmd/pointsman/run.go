@@ -9,7 +9,6 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/pointsman/pointsman/endpoints"
 	"github.com/pointsman/pointsman/ipvs"
 	"github.com/pointsman/pointsman/nft"
 	"github.com/pointsman/pointsman/node"
@@ -20,34 +19,39 @@ func newRun(e env) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "run",
 		Short: "The node daemon",
-		Long: `Watches a directory of manifests and keeps the kernel's IPVS table as they say, until SIGTERM,
-which leaves the kernel as it is.`,
-		Example: "  pointsman run --manifests /etc/pointsman/manifests --node-name mast01",
-		Args:    cobra.NoArgs,
+		Long: `Watches a cluster's API server, or with --manifests a directory of manifests, and keeps the
+kernel's IPVS table as they say, until SIGTERM, which leaves the kernel as it is.`,
+		Example: `  pointsman run                                        # in a Pod of a DaemonSet
+  pointsman run --kubeconfig FILE --node-name mast01   # beside a cluster
+  pointsman run --manifests /etc/pointsman/manifests   # without one`,
+		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			s, err := configure(e, c)
 			if err != nil {
 				return err
 			}
-			if err := s.needManifests(); err != nil {
-				return err
-			}
 			return s.run(c.Context())
 		},
 	}
-	define(c, keyManifests, keyStateDir, keyNodeName, keyNodePorts, keyClusterCIDRs, keyLogFormat, keyLogLevel)
+	define(c, keyManifests, keyKubeconfig, keyStateDir, keyNodeName, keyNodePorts, keyClusterCIDRs, keyHealthAddress, keyLogFormat, keyLogLevel)
 	return c
 }
 
+// task is one of those that the daemon is made of.
+type task interface{ Run(context.Context) error }
+
 // run wires the daemon and waits for its end.
 func (s *settings) run(ctx context.Context) error {
+	src, err := s.source(s.log)
+	if err != nil {
+		return err
+	}
 	unlock, err := sync.Lock(ctx, s.stateDir, s.log)
 	if err != nil || ctx.Err() != nil {
 		return err
 	}
 	defer unlock()
-	source := endpoints.New(s.manifests, s.stateDir, s.log)
-	r, closeKernel, err := newReconciler(s, source)
+	r, closeKernel, err := newReconciler(s, src)
 	if err != nil {
 		return err
 	}
@@ -57,10 +61,22 @@ func (s *settings) run(ctx context.Context) error {
 		return err
 	}
 	defer unwatch()
-	s.log.WithField("version", version).WithField("node", s.nodeName).Info("pointsman starts")
+	tasks := []task{src, r}
+	var observers []func(*sync.Status)
+	if s.healthAddress != "" {
+		h := newHealth(s.healthAddress, r)
+		tasks, observers = append(tasks, h), append(observers, h.observe)
+	}
+	r.Observed = func(status *sync.Status) {
+		for _, observe := range observers {
+			observe(status)
+		}
+	}
+	s.log.WithField("version", version).WithField("node", s.nodeName).Infof("pointsman starts, over the %s", src)
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return source.Run(ctx) })
-	group.Go(func() error { return r.Run(ctx) })
+	for _, t := range tasks {
+		group.Go(func() error { return t.Run(ctx) })
+	}
 	err = group.Wait()
 	s.log.Info("pointsman ends; the kernel stays as it is")
 	return err

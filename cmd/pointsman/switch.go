@@ -30,7 +30,7 @@ func (f *change) define(c *cobra.Command) {
 	c.Flags().StringVarP(&f.namespace, "namespace", "n", "default", "namespace of the VirtualServer")
 	c.Flags().BoolVar(&f.wait, "wait", false, "return when the kernel was read back as right")
 	c.Flags().DurationVar(&f.timeout, "timeout", 30*time.Second, "how long --wait waits")
-	define(c, keyManifests, keyStateDir)
+	define(c, keyManifests, keyStateDir, keyKubeconfig)
 }
 
 func newSwitch(e env) *cobra.Command {
@@ -38,13 +38,13 @@ func newSwitch(e env) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "switch [NAMESPACE/]NAME COLOUR",
 		Short: "Send a virtual server's new connections to another colour",
-		Long: `Sets spec.active in the manifest that declares the VirtualServer, and nothing else in it;
-the daemon does the rest. A colour without a ready endpoint is refused.
+		Long: `Sets spec.active where the VirtualServer is declared, in the manifest or at the API server, and
+nothing else; the daemons do the rest. A colour without a ready endpoint is refused.
 ` + exitHelp,
 		Example: "  pointsman switch myapp v2 --wait",
 		Args:    cobra.ExactArgs(2),
 		RunE: func(c *cobra.Command, args []string) error {
-			return f.run(c.Context(), e, c, args[0], func(*endpoints.Server, rollout.State) (string, error) { return args[1], nil })
+			return f.run(c.Context(), e, c, args[0], func(*declared) (string, error) { return args[1], nil })
 		},
 		ValidArgsFunction: completeSwitch,
 	}
@@ -62,14 +62,14 @@ func newRollback(e env) *cobra.Command {
 		Example: "  pointsman rollback myapp --wait",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			return f.run(c.Context(), e, c, args[0], func(s *endpoints.Server, state rollout.State) (string, error) {
-				if s.Spec.Active != state.Active && state.Active != "" {
-					return state.Active, nil // a switch that has not been made yet is taken back
+			return f.run(c.Context(), e, c, args[0], func(d *declared) (string, error) {
+				if d.active != d.state.Active && d.state.Active != "" {
+					return d.state.Active, nil // a switch that has not been made yet is taken back
 				}
-				if state.Previous == "" {
+				if d.state.Previous == "" {
 					return "", errors.New("there is no previous colour to go back to: it was never switched here")
 				}
-				return state.Previous, nil
+				return d.state.Previous, nil
 			})
 		},
 		ValidArgsFunction: completeSwitch,
@@ -79,12 +79,9 @@ func newRollback(e env) *cobra.Command {
 }
 
 // run switches a virtual server to the colour that choose gives.
-func (f *change) run(ctx context.Context, e env, c *cobra.Command, arg string, choose func(*endpoints.Server, rollout.State) (string, error)) error {
+func (f *change) run(ctx context.Context, e env, c *cobra.Command, arg string, choose func(*declared) (string, error)) error {
 	s, err := configure(e, c)
 	if err != nil {
-		return err
-	}
-	if err := s.needManifests(); err != nil {
 		return err
 	}
 	key := types.NamespacedName{Namespace: f.namespace, Name: arg}
@@ -94,30 +91,29 @@ func (f *change) run(ctx context.Context, e env, c *cobra.Command, arg string, c
 		}
 		key = types.NamespacedName{Namespace: namespace, Name: name}
 	}
-	snap, err := endpoints.Load(s.manifests, s.stateDir)
+	h, err := s.home()
 	if err != nil {
 		return err
 	}
-	server, err := find(snap, key)
-	if err != nil {
+	d, err := h.look(ctx, key)
+	if errors.Is(err, endpoints.ErrNotFound) {
 		return &exitError{exitRefused, err}
 	}
-	ledger, err := sync.LoadLedger(s.stateDir)
 	if err != nil {
 		return err
 	}
-	state := ledger.Rollouts[key]
-	colour, err := choose(server, state)
+	colour, err := choose(d)
 	if err != nil {
 		return refused(key, err)
 	}
-	if ready := sync.Ready(server); ready[colour] == 0 && server.Refused == nil && colour != state.Active {
-		return refused(key, errors.New(rollout.NoReadyEndpoint(colour, server.Spec.Active, ready)))
+	if d.refused != nil {
+		return refused(key, fmt.Errorf("%s: %s", d.refused.Reason, d.refused.Message))
 	}
-	if server.Refused != nil {
-		return refused(key, fmt.Errorf("%s: %s", server.Refused.Reason, server.Refused.Message))
+	if d.ready[colour] == 0 && colour != d.state.Active {
+		return refused(key, errors.New(rollout.NoReadyEndpoint(colour, d.active, d.ready)))
 	}
-	before, digest, err := endpoints.SetActive(s.manifests, key, colour)
+	before := d.active
+	await, err := h.set(ctx, d, colour)
 	if err != nil {
 		return err
 	}
@@ -126,9 +122,9 @@ func (f *change) run(ctx context.Context, e env, c *cobra.Command, arg string, c
 		return nil
 	}
 	started := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, f.timeout)
+	waiting, cancel := context.WithTimeout(ctx, f.timeout)
 	defer cancel()
-	err = sync.AwaitActive(ctx, s.stateDir, key, colour, digest)
+	err = await(waiting)
 	var blocked *sync.BlockedError
 	switch {
 	case err == nil:
@@ -137,7 +133,7 @@ func (f *change) run(ctx context.Context, e env, c *cobra.Command, arg string, c
 		return nil
 	case errors.As(err, &blocked):
 		// The endpoints went away between our look and the daemon's: nothing is to stay changed.
-		if _, _, undo := endpoints.SetActive(s.manifests, key, before); undo != nil {
+		if _, undo := h.set(ctx, d, before); undo != nil {
 			err = errors.Join(err, fmt.Errorf("taking the declaration back: %w", undo))
 		}
 		return refused(key, err)
@@ -151,44 +147,34 @@ func refused(key types.NamespacedName, err error) error {
 	return &exitError{exitRefused, fmt.Errorf("switch %s refused, nothing was changed: %w", key, err)}
 }
 
-// find is the server of a snapshot; the error says which there are.
-func find(snap *endpoints.Snapshot, key types.NamespacedName) (*endpoints.Server, error) {
-	var names []string
-	for i := range snap.Servers {
-		if snap.Servers[i].Key == key {
-			return &snap.Servers[i], nil
-		}
-		names = append(names, snap.Servers[i].Key.String())
-	}
-	if len(names) == 0 {
-		names = []string{"none"}
-	}
-	return nil, fmt.Errorf("there is no VirtualServer %s; declared: %s", key, strings.Join(names, ", "))
-}
-
 // completeSwitch completes the names of VirtualServers, then their colours.
 func completeSwitch(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 	none := cobra.ShellCompDirectiveNoFileComp
 	s, err := configure(env{stderr: c.ErrOrStderr(), stdout: c.OutOrStdout()}, c)
-	if err != nil || s.manifests == "" {
+	if err != nil {
 		return nil, none
 	}
-	snap, err := endpoints.Load(s.manifests, s.stateDir)
+	h, err := s.home()
+	if err != nil {
+		return nil, none
+	}
+	ctx, cancel := context.WithTimeout(c.Context(), 3*time.Second)
+	defer cancel()
+	all, err := h.all(ctx)
 	if err != nil {
 		return nil, none
 	}
 	var out []string
-	for i := range snap.Servers {
-		key := snap.Servers[i].Key
-		name := key.String()
-		if key.Namespace == "default" {
-			name = key.Name
+	for _, d := range all {
+		name := d.key.String()
+		if d.key.Namespace == "default" {
+			name = d.key.Name
 		}
 		switch {
 		case len(args) == 0:
 			out = append(out, name)
-		case len(args) == 1 && (args[0] == name || args[0] == key.String()) && c.Name() == "switch":
-			for colour := range sync.Ready(&snap.Servers[i]) {
+		case len(args) == 1 && (args[0] == name || args[0] == d.key.String()) && c.Name() == "switch":
+			for colour := range d.ready {
 				out = append(out, colour)
 			}
 		}
