@@ -22,7 +22,7 @@ func newStatus(e env) *cobra.Command {
 		Use:   "status [[NAMESPACE/]NAME]",
 		Short: "What the daemon last read back from the kernel, by virtual server",
 		Long: `Shows what the daemon of the state directory saw at its last pass: the active colour,
-what drains, and what is wrong.
+what drains, and what is wrong. With --kubeconfig it shows what the API server knows of all nodes.
 
 Exit status: 0 healthy, 1 not: a pass failed, a manifest is bad or no daemon runs.`,
 		Args: cobra.MaximumNArgs(1),
@@ -36,7 +36,12 @@ Exit status: 0 healthy, 1 not: a pass failed, a manifest is bad or no daemon run
 			}
 			show := func() (string, error) {
 				var b strings.Builder
-				err := writeStatus(&b, s.stateDir, args, output, colourful(e.stdout))
+				var err error
+				if s.kubeconfig != "" {
+					err = writeClusterStatus(c.Context(), &b, s, args, output, colourful(e.stdout))
+				} else {
+					err = writeStatus(&b, s.stateDir, args, output, colourful(e.stdout))
+				}
 				return b.String(), err
 			}
 			if !watch {
@@ -64,7 +69,7 @@ Exit status: 0 healthy, 1 not: a pass failed, a manifest is bad or no daemon run
 	}
 	c.Flags().StringVarP(&output, "output", "o", "", "json: everything, for programs")
 	c.Flags().BoolVarP(&watch, "watch", "w", false, "show it again whenever it changes")
-	define(c, keyManifests, keyStateDir)
+	define(c, keyManifests, keyKubeconfig, keyStateDir)
 	return c
 }
 

@@ -19,8 +19,9 @@ import (
 
 // Declarations are the VirtualServers as an API server has them, for commands: read one by one, not watched.
 type Declarations struct {
-	host   string
-	client dynamic.NamespaceableResourceInterface
+	host    string
+	client  dynamic.NamespaceableResourceInterface
+	reports dynamic.ResourceInterface
 }
 
 // NewDeclarations does no I/O but reading what config names.
@@ -29,7 +30,8 @@ func NewDeclarations(config *rest.Config) (*Declarations, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making a client of the API server %s: %w", config.Host, err)
 	}
-	return &Declarations{config.Host, c.Resource(virtualServers)}, nil
+	reports := v1alpha1.GroupVersion.WithResource("nodereports")
+	return &Declarations{config.Host, c.Resource(virtualServers), c.Resource(reports)}, nil
 }
 
 // Get gives one with its status; [endpoints.ErrNotFound] when there is none.
@@ -54,6 +56,21 @@ func (d *Declarations) List(ctx context.Context, namespace string) ([]v1alpha1.V
 			return nil, err
 		}
 		out = append(out, *vs)
+	}
+	return out, nil
+}
+
+// Reports gives what each node was read back to serve.
+func (d *Declarations) Reports(ctx context.Context) ([]v1alpha1.NodeReport, error) {
+	list, err := d.reports.List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("listing NodeReports of the API server %s: %w", d.host, err)
+	}
+	out := make([]v1alpha1.NodeReport, len(list.Items))
+	for i := range list.Items {
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(list.Items[i].Object, &out[i]); err != nil {
+			return nil, fmt.Errorf("reading NodeReport %s: %w", list.Items[i].GetName(), err)
+		}
 	}
 	return out, nil
 }
