@@ -38,7 +38,7 @@ func (s *Source) watchPods(labels map[string]bool, now time.Time) {
 			p := &podWatch{label: label, colours: map[types.NamespacedName]string{}, values: map[string]string{}}
 			p.store = s.newStore("pods with the label "+label, trimPod(label))
 			p.store.set = func(key types.NamespacedName, obj any) {
-				s.setColour(p, key, obj.(*metav1.PartialObjectMetadata).Labels[label])
+				s.setColour(p, key, obj.(*podLabel).colour)
 			}
 			p.store.remove = func(key types.NamespacedName) { s.setColour(p, key, "") }
 			s.pods[label] = p

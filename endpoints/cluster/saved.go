@@ -21,10 +21,11 @@ const (
 	stateFile = "cluster-snapshot.json"
 	// stateVersion is raised whenever Servers read by an older or newer program would mean something else.
 	stateVersion = 1
-	// A state is written saveInterval after the last, or saveCost times what writing took: large states
-	// that change all the time must not cost a noticeable share of the node.
+	// A state is written saveInterval after the last, or saveCost times what writing took, but saveMost at
+	// the latest: large states that change all the time must not cost a noticeable share of the node.
 	saveInterval = time.Second
 	saveCost     = 50
+	saveMost     = 10 * time.Second
 )
 
 // state is the file's content. What was wrong at the time is not kept.
@@ -106,7 +107,7 @@ func (d *saved) keep(ctx context.Context, out *endpoints.Publisher) {
 				d.pending.CompareAndSwap(snap, nil)
 			}
 		}
-		timer := time.NewTimer(max(saveInterval, saveCost*time.Since(start)))
+		timer := time.NewTimer(min(max(saveInterval, saveCost*time.Since(start)), saveMost))
 		select {
 		case <-ctx.Done():
 		case <-timer.C:

@@ -71,13 +71,23 @@ func trimVirtualServer(obj any) (any, error) {
 	return obj, nil
 }
 
+// podLabel is what is kept of a Pod, already while a list of tens of thousands comes in.
+type podLabel struct {
+	*metav1.ObjectMeta // an empty one, the same for all: a store asks for no more than the key
+
+	namespace, name, colour string
+}
+
+var noMeta metav1.ObjectMeta
+
+func (p *podLabel) GetNamespace() string { return p.namespace }
+func (p *podLabel) GetName() string      { return p.name }
+
 // trimPod leaves one label.
 func trimPod(label string) func(any) (any, error) {
 	return func(obj any) (any, error) {
 		if pod, ok := obj.(*metav1.PartialObjectMetadata); ok {
-			colour := pod.Labels[label]
-			trimMeta(&pod.ObjectMeta)
-			pod.Labels = map[string]string{label: colour}
+			return &podLabel{ObjectMeta: &noMeta, namespace: pod.Namespace, name: pod.Name, colour: pod.Labels[label]}, nil
 		}
 		return obj, nil
 	}
