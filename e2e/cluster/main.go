@@ -103,7 +103,7 @@ func serveGuest(kernel string) (int, error) {
 	code := kerneltest.RunInGuest(kernel, wanted, "--net", "--memory", "3072")
 	if code != 0 {
 		remote.Close()
-		fmt.Fprint(os.Stderr, plane.tails(15))
+		fmt.Fprint(os.Stderr, plane.tails(6))
 	}
 	return code, nil
 }
