@@ -177,7 +177,8 @@ func (c *Cluster) makeNode(i int, name string, segment *lab.Namespace) (*Node, e
 		return nil, err
 	}
 	gateway := host(uplinkNetwork, gatewayHost).Addr()
-	return n, ns.Route(netip.PrefixFrom(netip.MustParseAddr(hostFromGuest), 32), gateway, "uplink")
+	// By default, as real nodes have it: without a route to a ClusterIP none can be reached from the node.
+	return n, ns.Route(netip.PrefixFrom(netip.IPv4Unspecified(), 0), gateway, "uplink")
 }
 
 // nameNodes lets the nodes' names stand for their addresses. It writes the guest's /etc/hosts, which

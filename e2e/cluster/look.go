@@ -3,41 +3,44 @@ package cluster
 import (
 	"bufio"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"strings"
 	"time"
 )
 
-// get is an HTTP request from inside the node's namespace to itself; an answer other than 200 is an error.
-func get(n *Node, url string) error {
+// Get is the answer to an HTTP request from inside the node's namespace to itself, as for a daemon's
+// health and metrics; a status other than 200 is an error.
+func (n *Node) Get(url string) (string, error) {
 	request, err := http.NewRequest(http.MethodGet, url, nil)
 	if err != nil {
-		return err
+		return "", err
 	}
 	var conn net.Conn
 	if err := n.Do(func() (err error) {
 		conn, err = net.DialTimeout("tcp", request.URL.Host, time.Second)
 		return err
 	}); err != nil {
-		return err
+		return "", err
 	}
 	defer conn.Close()
 	if err := conn.SetDeadline(time.Now().Add(2 * time.Second)); err != nil {
-		return err
+		return "", err
 	}
 	if err := request.Write(conn); err != nil {
-		return err
+		return "", err
 	}
 	response, err := http.ReadResponse(bufio.NewReader(conn), request)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s in %s: %s", url, n.Name(), response.Status)
+	text, err := io.ReadAll(response.Body)
+	if err == nil && response.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s in %s: %s", url, n.Name(), response.Status)
 	}
-	return nil
+	return string(text), err
 }
 
 // tail is the last lines of the text.

@@ -99,7 +99,7 @@ func (c *Cluster) Eventually(within time.Duration, what string, wrong func() err
 		if took > within {
 			require.NoError(c.t, err, "%s: not within %v", what, within)
 		}
-		time.Sleep(20 * time.Millisecond)
+		time.Sleep(50 * time.Millisecond)
 	}
 }
 

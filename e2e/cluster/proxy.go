@@ -1,9 +1,11 @@
 package cluster
 
 import (
-	"fmt"
+	"errors"
 	"os/exec"
+	"regexp"
 	"slices"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -18,12 +20,15 @@ func (c *Cluster) Run(n *Node, program string, args ...string) *lab.Daemon {
 	require.NoError(c.t, err)
 	c.t.Cleanup(func() {
 		if c.t.Failed() {
-			c.t.Logf("on %s, the end of what %s said:\n%s", n.Name(), program, tail(d.Output(), 30))
+			c.t.Logf("on %s, the end of what %s said:\n%s", n.Name(), program, tail(d.Output(), 60))
 		}
 		d.Kill()
 	})
 	return d
 }
+
+// synced finds when kube-proxy last wrote all of its rules.
+var synced = regexp.MustCompile(`(?m)^kubeproxy_sync_proxy_rules_last_timestamp_seconds\{ip_family="IPv4"\} (\S+)$`)
 
 // KubeProxy starts kube-proxy on the node in a mode (ipvs, iptables or nftables) with more flags, and
 // waits until it has written its rules once. It is the caller's to end, or the end of the test.
@@ -34,11 +39,18 @@ func (c *Cluster) KubeProxy(n *Node, mode string, flags ...string) *lab.Daemon {
 		"--proxy-mode=" + mode, "--cluster-cidr=" + PodNetwork.String(),
 		"--conntrack-max-per-core=0", "--conntrack-min=0", // a sysctl that only the first namespace has
 	}, flags)...)
-	c.Eventually(Patience, "kube-proxy is healthy", func() error {
-		if !d.Running() {
-			return fmt.Errorf("it ended:\n%s", tail(d.Output(), 30))
+	c.Eventually(Patience, "kube-proxy has written its rules", func() error {
+		// It says that it is healthy before that. Asking costs it time on the guest's one processor.
+		time.Sleep(500 * time.Millisecond)
+		metrics, err := n.Get("http://127.0.0.1:10249/metrics")
+		if err != nil {
+			return err
 		}
-		return get(n, "http://127.0.0.1:10256/healthz")
+		last := synced.FindStringSubmatch(metrics)
+		if last == nil || last[1] == "0" {
+			return errors.New("it has not")
+		}
+		return nil
 	})
 	return d
 }

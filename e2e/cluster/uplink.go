@@ -12,7 +12,7 @@ import (
 )
 
 // The uplink is how nodes, and pods through them, reach the API server: a bridge in the guest's own
-// namespace, behind which the guest masquerades to QEMU's user network.
+// namespace, behind which the guest masquerades to QEMU's user network. It leads nowhere else.
 
 const uplinkBridge = "uplinks"
 
@@ -25,9 +25,13 @@ func makeUplink() error {
 	rules := fmt.Sprintf(`table ip uplink {
 	chain postrouting {
 		type nat hook postrouting priority srcnat
-		ip daddr %s masquerade
+		ip daddr %[1]s masquerade
 	}
-}`, hostFromGuest)
+	chain forward {
+		type filter hook forward priority filter
+		iifname "%[2]s" ip daddr != %[1]s reject
+	}
+}`, hostFromGuest, uplinkBridge)
 	commands := [][]string{
 		{"", "ip", "link", "add", uplinkBridge, "type", "bridge"},
 		{"", "ip", "address", "add", gateway.String(), "dev", uplinkBridge},
