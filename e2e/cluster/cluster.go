@@ -22,7 +22,7 @@ import (
 )
 
 // Patience is for what has to happen at some time, on a machine that may be slow.
-const Patience = time.Minute
+const Patience = 2 * time.Minute
 
 // Master is the node with the role control-plane, and the taint that goes with it.
 const Master = "mast01"
@@ -167,6 +167,7 @@ func (c *Cluster) makeNode(i int, name string, segment *lab.Namespace) (*Node, e
 	n := &Node{Namespace: ns, Addr: addr.Addr(), Pods: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 244, byte(i + 1), 0}), 24)}
 	n.Gateway = host(n.Pods, gatewayHost).Addr()
 	uplink := host(uplinkNetwork, nodeHost+i)
+	c.t.Cleanup(func() { leaveUplink(name) })
 	if err := errors.Join(
 		lab.Join(ns, "eth0", segment, name),
 		ns.Address("eth0", addr),

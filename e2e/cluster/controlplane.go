@@ -110,9 +110,14 @@ func (c *ControlPlane) Start() error {
 	if err := c.etcd.await(startPatience, func() error { return healthy(etcd + "/health") }); err != nil {
 		return err
 	}
-	if err := c.StartAPIServer(); err != nil {
+	if err := c.startAPIServer(); err != nil {
 		return err
 	}
+	return c.startManager()
+}
+
+// startManager starts the controllers and waits until they work.
+func (c *ControlPlane) startManager() (err error) {
 	if c.manager, err = spawn(filepath.Join(c.binaries, "kube-controller-manager"), c.path("kube-controller-manager.log"),
 		"--kubeconfig="+c.path("host.kubeconfig"), "--leader-elect=false", "--secure-port=0",
 		"--controllers="+strings.Join(controllers, ","),
@@ -126,11 +131,18 @@ func (c *ControlPlane) Start() error {
 	})
 }
 
-// StartAPIServer starts the API server and waits until it is ready; one that runs is left alone.
-func (c *ControlPlane) StartAPIServer() (err error) {
+// Resume starts again what [ControlPlane.Interrupt] ended; what runs is left alone.
+func (c *ControlPlane) Resume() error {
 	if c.api != nil {
 		return nil
 	}
+	if err := c.startAPIServer(); err != nil {
+		return err
+	}
+	return c.startManager()
+}
+
+func (c *ControlPlane) startAPIServer() (err error) {
 	c.api, err = spawn(filepath.Join(c.binaries, "kube-apiserver"), c.path("kube-apiserver.log"),
 		fmt.Sprintf("--etcd-servers=http://127.0.0.1:%d", c.ports.etcd),
 		"--bind-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", c.ports.api),
@@ -150,18 +162,19 @@ func (c *ControlPlane) StartAPIServer() (err error) {
 	})
 }
 
-// StopAPIServer ends the API server as a crash does.
-func (c *ControlPlane) StopAPIServer() {
+// Interrupt ends the API server as a crash does, and the controllers with it: with the leader election
+// that they have in a cluster they end by themselves when they cannot renew their lease.
+func (c *ControlPlane) Interrupt() {
+	c.manager.kill()
 	c.api.kill()
-	c.api = nil
+	c.manager, c.api = nil, nil
 }
 
 // Stop ends all of it and forgets its objects.
 func (c *ControlPlane) Stop() error {
-	c.manager.kill()
-	c.StopAPIServer()
+	c.Interrupt()
 	c.etcd.kill()
-	c.manager, c.etcd = nil, nil
+	c.etcd = nil
 	return os.RemoveAll(c.path("etcd"))
 }
 

@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	corelisters "k8s.io/client-go/listers/core/v1"
@@ -32,13 +33,14 @@ const (
 // listeners in namespaces of their own, and tells the API server what became of them.
 type kubelet struct {
 	c     *Cluster
-	pods  corelisters.PodLister
 	queue workqueue.TypedRateLimitingInterface[types.NamespacedName]
 	turn  atomic.Int64 // the scheduler's
 	end   context.CancelFunc
 	done  sync.WaitGroup
 
 	mu      sync.Mutex
+	pods    corelisters.PodLister
+	unwatch func()
 	running map[types.UID]*sandbox
 	names   map[types.NamespacedName]types.UID // of those that run
 	next    map[*Node]int                      // host part of the next address to try
@@ -46,36 +48,19 @@ type kubelet struct {
 	links   int
 }
 
-// startKubelet starts it; it works when the caches have synced.
+// startKubelet starts it; it works when its cache has synced.
 func startKubelet(c *Cluster) (*kubelet, error) {
 	ctx, cancel := context.WithCancel(context.Background())
-	factory := informers.NewSharedInformerFactory(c.Kube, 0)
-	informer := factory.Core().V1().Pods().Informer()
 	k := &kubelet{
 		c: c, end: cancel,
-		pods: factory.Core().V1().Pods().Lister(),
 		queue: workqueue.NewTypedRateLimitingQueue(
 			workqueue.NewTypedItemExponentialFailureRateLimiter[types.NamespacedName](50*time.Millisecond, 2*time.Second)),
 		running: map[types.UID]*sandbox{}, names: map[types.NamespacedName]types.UID{},
 		next: map[*Node]int{}, used: map[string]bool{},
 	}
-	changed := func(object any) {
-		if gone, ok := object.(cache.DeletedFinalStateUnknown); ok {
-			object = gone.Obj
-		}
-		pod := object.(*corev1.Pod)
-		k.queue.Add(types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name})
-	}
-	if _, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc: changed, DeleteFunc: changed, UpdateFunc: func(_, object any) { changed(object) },
-	}); err != nil {
+	if err := k.watch(); err != nil {
 		cancel()
 		return nil, err
-	}
-	factory.Start(ctx.Done())
-	if !cache.WaitForCacheSync(ctx.Done(), informer.HasSynced) {
-		cancel()
-		return nil, errors.New("the pods' cache did not sync")
 	}
 	for range 8 {
 		k.done.Go(func() {
@@ -83,13 +68,60 @@ func startKubelet(c *Cluster) (*kubelet, error) {
 			}
 		})
 	}
-	k.done.Go(func() { <-ctx.Done(); k.queue.ShutDown(); factory.Shutdown() })
 	return k, nil
+}
+
+// watch watches Pods, instead of how it did before. After an outage a watch comes back by itself, but
+// in its own time: a reflector waits up to a minute between two attempts.
+func (k *kubelet) watch() error {
+	ctx, cancel := context.WithCancel(context.Background())
+	factory := informers.NewSharedInformerFactory(k.c.Kube, 0)
+	informer := factory.Core().V1().Pods().Informer()
+	changed := func(object any) {
+		if gone, ok := object.(cache.DeletedFinalStateUnknown); ok {
+			object = gone.Obj
+		}
+		pod := object.(*corev1.Pod)
+		k.queue.Add(types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name})
+	}
+	_, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: changed, DeleteFunc: changed, UpdateFunc: func(_, object any) { changed(object) },
+	})
+	if err != nil {
+		cancel()
+		return err
+	}
+	factory.Start(ctx.Done())
+	timeout, done := context.WithTimeout(ctx, Patience)
+	defer done()
+	if !cache.WaitForCacheSync(timeout.Done(), informer.HasSynced) {
+		cancel()
+		return errors.New("the pods' cache did not sync")
+	}
+	k.mu.Lock()
+	unwatch := k.unwatch
+	k.pods = factory.Core().V1().Pods().Lister()
+	k.unwatch = func() { cancel(); factory.Shutdown() }
+	for name := range k.names {
+		k.queue.Add(name) // it may be gone, which the new watch does not say
+	}
+	k.mu.Unlock()
+	if unwatch != nil {
+		unwatch()
+	}
+	// What the new watch brought may have been judged by the old cache.
+	all, err := k.pods.List(labels.Everything())
+	for _, pod := range all {
+		changed(pod)
+	}
+	return err
 }
 
 // stop ends it, and the pods with it.
 func (k *kubelet) stop() {
 	k.end()
+	k.unwatch()
+	k.queue.ShutDown()
 	k.done.Wait()
 	for _, s := range k.running {
 		s.stop()
@@ -117,7 +149,10 @@ func (k *kubelet) work(ctx context.Context) bool {
 
 // sync makes one Pod what its object says, and its object what it is.
 func (k *kubelet) sync(ctx context.Context, name types.NamespacedName) error {
-	pod, err := k.pods.Pods(name.Namespace).Get(name.Name)
+	k.mu.Lock()
+	pods := k.pods
+	k.mu.Unlock()
+	pod, err := pods.Pods(name.Namespace).Get(name.Name)
 	if apierrors.IsNotFound(err) {
 		k.remove(name, "")
 		return nil

@@ -70,7 +70,7 @@ func Require(t *testing.T) {
 
 // serveGuest runs the wanted tests in a guest with a control plane beside it.
 func serveGuest(kernel string) (int, error) {
-	binaries, err := buildControlPlane()
+	binaries, err := prepare()
 	if err != nil {
 		return 0, err
 	}
@@ -108,11 +108,17 @@ func serveGuest(kernel string) (int, error) {
 	return code, nil
 }
 
-// buildControlPlane has the control plane built, which takes minutes the first time, and gives its folder.
-func buildControlPlane() (string, error) {
+// prepare installs what the tests need and builds the control plane, which takes minutes the first
+// time, and gives the folder of its programs.
+func prepare() (string, error) {
 	root, err := checkout()
 	if err != nil {
 		return "", err
+	}
+	setup := exec.Command(filepath.Join(root, "scripts", "setup"), "cluster")
+	setup.Stderr = os.Stderr
+	if err := setup.Run(); err != nil {
+		return "", fmt.Errorf("installing what the cluster needs: %w", err)
 	}
 	build := exec.Command(filepath.Join(root, "scripts", "controlplane"))
 	build.Stderr = os.Stderr

@@ -150,16 +150,19 @@ func (c *Cluster) AccountKubeconfig(namespace, name string) string {
 	return path
 }
 
-// StopAPIServer ends the API server as a crash does.
+// StopAPIServer ends the API server as a crash does, and the controllers with it.
 func (c *Cluster) StopAPIServer() {
 	c.t.Helper()
 	require.NoError(c.t, ask("/apiserver/stop"))
 }
 
-// StartAPIServer starts the API server again and waits until it is ready.
+// StartAPIServer starts the API server and the controllers again and waits until they, and what stands
+// in for kubelet, are at work. Whoever else watched comes back within a minute or so: client-go's
+// reflectors wait longer after each failure.
 func (c *Cluster) StartAPIServer() {
 	c.t.Helper()
 	require.NoError(c.t, ask("/apiserver/start"))
+	require.NoError(c.t, c.kubelet.watch())
 }
 
 // EndPod ends the grace of a Pod that is terminating, as its process does that has nothing left to do.

@@ -34,8 +34,8 @@ func serveRemote(plane *ControlPlane) (*remote, error) {
 	r := &remote{listener: listener, plane: plane}
 	mux := http.NewServeMux()
 	mux.Handle("POST /fresh", r.does(r.fresh))
-	mux.Handle("POST /apiserver/stop", r.does(func() error { plane.StopAPIServer(); return nil }))
-	mux.Handle("POST /apiserver/start", r.does(plane.StartAPIServer))
+	mux.Handle("POST /apiserver/stop", r.does(func() error { plane.Interrupt(); return nil }))
+	mux.Handle("POST /apiserver/start", r.does(plane.Resume))
 	r.server = &http.Server{Handler: mux}
 	go func() { _ = r.server.Serve(listener) }()
 	return r, nil

@@ -64,3 +64,7 @@ func joinUplink(ns *lab.Namespace, name string, addr netip.Prefix, pods netip.Pr
 	}
 	return nil
 }
+
+// leaveUplink removes the node's device at once: its namespace goes some time later, and the next test
+// wants the name.
+func leaveUplink(name string) { _, _ = run("", "ip", "link", "delete", "up-"+name) }
