@@ -92,6 +92,13 @@ func New(t *testing.T) *Cluster {
 	return c
 }
 
+// In is the cluster for a part of the test: what it starts ends with the part.
+func (c *Cluster) In(t *testing.T) *Cluster {
+	part := *c
+	part.t = t
+	return &part
+}
+
 // connect makes an administrator's clients.
 func (c *Cluster) connect() (err error) {
 	if c.Config, err = readKubeconfig(handed("admin.kubeconfig")); err != nil {

@@ -40,13 +40,13 @@ func (c *Cluster) pod(name string) *corev1.Pod {
 }
 
 // reach makes n connections.
-func (c *Cluster) reach(t *testing.T, n int, load lab.Load) lab.Report {
-	t.Helper()
+func (c *Cluster) reach(n int, load lab.Load) lab.Report {
+	c.t.Helper()
 	load.Rate = 400
 	r := c.Lab.Start(load)
-	require.NoError(t, r.Await(n, Patience))
+	require.NoError(c.t, r.Await(n, Patience))
 	report := r.Stop()
-	require.Empty(t, report.Failed().Lines(), "of %d connections to %v", len(report), load.Target)
+	require.Empty(c.t, report.Failed().Lines(), "of %d connections to %v", len(report), load.Target)
 	return report
 }
 
@@ -70,29 +70,29 @@ func TestClusterKubeProxy(t *testing.T) {
 		pods = append(pods, netip.MustParseAddr(pod.Status.PodIP))
 	}
 	for _, n := range c.Nodes {
+		nodePort := netip.AddrPortFrom(n.Addr, 30080)
+		before := lab.Load{From: c.Client, Target: nodePort, Timeout: time.Second}.Once()
+		require.Equal(t, lab.Refused, before.Class, "something serves it already: %v", before)
+		began := time.Now()
+		proxy := c.KubeProxy(n, modes[n.Name()])
+		t.Logf("in mode %s, kube-proxy has its rules after %v", modes[n.Name()], time.Since(began).Round(10*time.Millisecond))
+
 		t.Run(modes[n.Name()], func(t *testing.T) {
-			nodePort := netip.AddrPortFrom(n.Addr, 30080)
-			before := lab.Load{From: c.Client, Target: nodePort, Timeout: time.Second}.Once()
-			require.Equal(t, lab.Refused, before.Class, "something serves it already: %v", before)
-
-			began := time.Now()
-			proxy := c.KubeProxy(n, modes[n.Name()])
-			t.Logf("kube-proxy has its rules after %v", time.Since(began).Round(10*time.Millisecond))
-
-			report := c.reach(t, 200, lab.Load{From: c.Client, Target: nodePort, Local: c.ClientAddrs})
+			c := c.In(t)
+			report := c.reach(200, lab.Load{From: c.Client, Target: nodePort, Local: c.ClientAddrs})
 			require.ElementsMatch(t, pods, report.Backends(), "by the node port")
 			require.Equal(t, map[string]int{"v1": len(report)}, report.ByColour())
 
 			pod := c.pod("client-" + n.Name())
 			own := netip.MustParseAddr(pod.Status.PodIP)
-			report = c.reach(t, 200, lab.Load{From: c.PodNamespace(pod), Target: clusterIP})
+			report = c.reach(200, lab.Load{From: c.PodNamespace(pod), Target: clusterIP})
 			require.ElementsMatch(t, pods, report.Backends(), "by the ClusterIP")
 			for _, connection := range report {
 				require.Equal(t, own, connection.SeenAs, "the pod's own address is not what %v saw", connection.Backend)
 			}
 
 			// The node's own processes.
-			report = c.reach(t, 200, lab.Load{From: n.Namespace, Target: clusterIP})
+			report = c.reach(200, lab.Load{From: n.Namespace, Target: clusterIP})
 			require.ElementsMatch(t, pods, report.Backends(), "from the node")
 			require.True(t, proxy.Running())
 		})
@@ -100,7 +100,7 @@ func TestClusterKubeProxy(t *testing.T) {
 
 	// A pod reaches itself by its own Service, and one on its own node.
 	for _, pod := range c.Pods("default", "app=myapp")[:2] {
-		report := c.reach(t, 200, lab.Load{From: c.PodNamespace(&pod), Target: clusterIP})
+		report := c.reach(200, lab.Load{From: c.PodNamespace(&pod), Target: clusterIP})
 		require.ElementsMatch(t, pods, report.Backends(), "from a pod that serves, on %s", pod.Spec.NodeName)
 	}
 
