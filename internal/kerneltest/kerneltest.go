@@ -16,6 +16,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -37,12 +38,12 @@ func Main(m *testing.M) int {
 	if len(wanted) == 0 || code != 0 {
 		return code
 	}
-	return runInGuest(guest, wanted)
+	return RunInGuest(guest, wanted)
 }
 
-// runInGuest runs this test binary again under scripts/vm, only the given tests. Kernel "" is the
-// script's own choice.
-func runInGuest(kernel string, tests []string) int {
+// RunInGuest runs this test binary again under scripts/vm, only the given tests, and gives back the
+// exit status. Kernel "" is the script's own choice; options are more of the script's.
+func RunInGuest(kernel string, tests []string, options ...string) int {
 	vm, err := script("vm")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "FAIL: this kernel cannot run", tests, "and", err)
@@ -53,7 +54,10 @@ func runInGuest(kernel string, tests []string) int {
 		fmt.Fprintln(os.Stderr, "FAIL:", err)
 		return 1
 	}
-	args := []string{"--", self}
+	if kernel != "" {
+		options = append(options, "--kernel", kernel)
+	}
+	args := append(options, "--", self)
 	flag.Visit(func(f *flag.Flag) {
 		switch f.Name {
 		case "test.run", "test.testlogfile", "test.paniconexit0", "test.coverprofile", "test.gocoverdir", "test.outputdir":
@@ -64,9 +68,11 @@ func runInGuest(kernel string, tests []string) int {
 	args = append(args, "-test.run=^("+strings.Join(tests, "|")+")$")
 	cmd := exec.Command(vm, args...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	if kernel != "" {
-		cmd.Args = append([]string{vm, "--kernel", kernel}, args...)
-	}
+	// The guest is not to outlive a test run that was killed. The kernel sends the signal when the
+	// parent *thread* ends, so it has to be one that stays.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	err = cmd.Run()
 	var exit *exec.ExitError
 	switch {
@@ -114,6 +120,10 @@ func native() error {
 }
 
 var nativeOnce = sync.OnceValue(native)
+
+// Native says why this process cannot run kernel tests itself; nil when it can, and then the modules
+// that IPVS must not load by itself are loaded.
+func Native() error { return nativeOnce() }
 
 // Require lets the test go on only on a kernel with IPVS and as root. Elsewhere it leaves the test
 // to the guest; inside the guest, a kernel without IPVS is a failure.

@@ -9,8 +9,6 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
-	"sync"
-	"syscall"
 	"time"
 )
 
@@ -70,87 +68,8 @@ func (p *Pointsman) command(args ...string) *exec.Cmd {
 	return cmd
 }
 
-// Daemon is `pointsman run`, running.
-type Daemon struct {
-	cmd    *exec.Cmd
-	output *lockedBuffer
-	ended  chan struct{}
-	err    error // of Wait, once ended is closed
-}
-
 // Run starts the daemon in the node's namespace.
 func (p *Pointsman) Run(args ...string) (*Daemon, error) {
 	all := []string{"run", "--manifests", p.Manifests, "--state-dir", p.State, "--node-name", p.NodeName}
-	d := &Daemon{
-		cmd:    p.command(slices.Concat(all, args)...),
-		output: &lockedBuffer{also: p.Log},
-		ended:  make(chan struct{}),
-	}
-	d.cmd.Stdout, d.cmd.Stderr = d.output, d.output
-	if err := p.Node.Start(d.cmd); err != nil {
-		return nil, err
-	}
-	go func() {
-		d.err = d.cmd.Wait()
-		close(d.ended)
-	}()
-	return d, nil
-}
-
-// Output is all that the daemon has printed so far.
-func (d *Daemon) Output() string { return d.output.String() }
-
-// Running says whether the daemon runs still.
-func (d *Daemon) Running() bool {
-	select {
-	case <-d.ended:
-		return false
-	default:
-		return true
-	}
-}
-
-// Kill ends the daemon as a crash does.
-func (d *Daemon) Kill() {
-	_ = d.cmd.Process.Kill()
-	<-d.ended
-}
-
-// Terminate asks the daemon to end (SIGTERM) and waits. An exit status other than 0, or none in
-// time, is an error.
-func (d *Daemon) Terminate(timeout time.Duration) error {
-	if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		return fmt.Errorf("stopping pointsman: %w", err)
-	}
-	select {
-	case <-d.ended:
-	case <-time.After(timeout):
-		d.Kill()
-		return fmt.Errorf("pointsman did not end within %v of SIGTERM:\n%s", timeout, d.Output())
-	}
-	if d.err != nil {
-		return fmt.Errorf("pointsman ended with %w:\n%s", d.err, d.Output())
-	}
-	return nil
-}
-
-type lockedBuffer struct {
-	mu   sync.Mutex
-	text strings.Builder
-	also io.Writer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.also != nil {
-		_, _ = b.also.Write(p)
-	}
-	return b.text.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.String()
+	return p.Node.Daemon(p.command(slices.Concat(all, args)...), p.Log)
 }
