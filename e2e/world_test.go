@@ -43,7 +43,7 @@ func newWorld(t *testing.T, config lab.Config, manifests lab.Manifests) *world {
 	manifests.Dir = filepath.Join(dir, "manifests")
 	require.NoError(t, os.Mkdir(manifests.Dir, 0o755))
 	require.NoError(t, manifests.WriteAll(l, "v1"))
-	path, err := filepath.Abs(os.Getenv(binary))
+	path, err := filepath.Abs(os.Getenv(lab.ProgramVariable))
 	require.NoError(t, err)
 	w := &world{
 		Lab: l, t: t, manifests: manifests, vip: netip.AddrPortFrom(l.NodeAddr, 30080),

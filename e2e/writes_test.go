@@ -18,7 +18,7 @@ type writeWatch struct {
 
 func watchWrites(t *testing.T) writeWatch {
 	t.Helper()
-	w, err := lab.WatchWrites(filepath.Base(os.Getenv(binary)))
+	w, err := lab.WatchWrites(filepath.Base(os.Getenv(lab.ProgramVariable)))
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, w.Close()) })
 	return writeWatch{t, w}

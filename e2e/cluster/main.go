@@ -26,19 +26,18 @@ const binariesVariable = "POINTSMAN_CLUSTER_BINARIES"
 var (
 	mu     sync.Mutex
 	wanted []string // tests that have to run in the guest, set while m.Run runs
+	guest  string   // its kernel; "" is the script's own choice
 )
 
 // Main is TestMain of a package with tests in the cluster: os.Exit(cluster.Main(m)). On the host such
 // tests only say that they are wanted; then the control plane is started and the same binary runs
 // them in a guest.
 func Main(m *testing.M) int {
-	// Read before the tests run: only then is it part of what go test caches a result by.
-	kernel := os.Getenv("POINTSMAN_TEST_KERNEL")
 	code := m.Run()
 	if len(wanted) == 0 || code != 0 {
 		return code
 	}
-	code, err := serveGuest(kernel)
+	code, err := serveGuest(guest)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "FAIL:", err)
 		return 1
@@ -64,6 +63,8 @@ func Require(t *testing.T) {
 	}
 	mu.Lock()
 	wanted = append(wanted, root)
+	// Read while the tests run: only then is it part of what go test caches a result by.
+	guest = os.Getenv("POINTSMAN_TEST_KERNEL")
 	mu.Unlock()
 	t.Skip("runs in the guest, after the others")
 }

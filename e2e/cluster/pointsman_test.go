@@ -1,0 +1,98 @@
+package cluster
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pointsman/pointsman/internal/lab"
+)
+
+const virtualServer = `
+apiVersion: pointsman.io/v1alpha1
+kind: VirtualServer
+metadata: {name: myapp, namespace: default}
+spec: {service: {name: myapp}, active: v1}
+`
+
+const labelled = `
+apiVersion: v1
+kind: Service
+metadata:
+  name: myapp
+  namespace: default
+  labels: {service.kubernetes.io/service-proxy-name: pointsman}
+spec:
+  type: NodePort
+  selector: {app: myapp}
+  ports: [{port: 80, targetPort: 80, nodePort: 30080}]
+`
+
+// install applies the CRDs.
+func (c *Cluster) install() {
+	c.t.Helper()
+	root, err := checkout()
+	require.NoError(c.t, err)
+	_, err = c.Kubectl("", "apply", "-f", root+"/deploy/crd")
+	require.NoError(c.t, err)
+	_, err = c.Kubectl("", "wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+	require.NoError(c.t, err)
+}
+
+// The scenario: v1 serves, v2 runs beside it and gets nobody, a switch, and back.
+func TestClusterScenario(t *testing.T) {
+	c := New(t)
+	c.install()
+	c.Apply(labelled)
+	c.Apply(deployment("v1", 10))
+	c.Endpoints("default", "myapp", 10)
+	c.Apply(virtualServer)
+	for _, n := range c.Nodes {
+		c.Pointsman(n, handed("admin.kubeconfig"))
+	}
+	t.Logf("every node serves v1 after %v", c.servesEverywhere("version=v1").Round(time.Millisecond))
+	c.Apply(deployment("v2", 10))
+	c.Endpoints("default", "myapp", 20)
+	time.Sleep(time.Second)
+	c.servesEverywhere("version=v1")
+
+	var targets []netip.AddrPort
+	for _, n := range c.Nodes {
+		targets = append(targets, n.nodePort())
+	}
+	var runs []*lab.Run
+	for i, target := range targets {
+		runs = append(runs, c.Lab.Start(lab.Load{From: c.Client, Target: target, Local: c.ClientAddrs[i*2 : i*2+2], Rate: 30, Clients: 4}))
+	}
+	for _, turn := range []struct{ to, selector string }{{"v2", "version=v2"}, {"v1", "version=v1"}} {
+		asked := time.Now()
+		r := c.Call(c.Node(Master), "switch", "myapp", turn.to, "--kubeconfig", handed("admin.kubeconfig"))
+		require.Zero(t, r.Status, "%v", r)
+		took := c.servesEverywhere(turn.selector)
+		done := time.Now()
+		t.Logf("every node serves %s %v after the write", turn.to, took.Round(time.Millisecond))
+		time.Sleep(2 * time.Second)
+		for _, run := range runs {
+			report := run.Report()
+			require.Empty(t, report.Failed().Lines())
+			require.Equal(t, []string{turn.to}, keys(report.Since(done).ByColour()), "since %v", done.Sub(asked))
+		}
+	}
+	for _, run := range runs {
+		require.Empty(t, run.Stop().Failed().Lines())
+	}
+	for _, n := range c.Nodes {
+		text, err := n.Get("http://" + healthAddress + "/readyz")
+		require.NoError(t, err)
+		require.Equal(t, "ok\n", text)
+	}
+}
+
+func keys(m map[string]int) (out []string) {
+	for k := range m {
+		out = append(out, k)
+	}
+	return out
+}
