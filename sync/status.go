@@ -170,7 +170,7 @@ func (r *Reconciler) observeServer(s *endpoints.Server, seen observation, servic
 		Notes: notActedOn(s),
 	}
 	out.Status.Active, out.Status.Previous, out.Status.Phase = state.Active, state.Previous, state.Phase
-	out.Status.Colours = colours(s)
+	out.Status.Colours = Colours(s)
 	out.Status.Nodes = v1alpha1.NodesStatus{Total: 1}
 	r.observeKernel(&out, services)
 
@@ -268,8 +268,8 @@ func (r *Reconciler) observeKernel(out *ServerStatus, services []*ipvs.ServiceIn
 	slices.SortFunc(out.Virtual, func(a, b VirtualStatus) int { return strings.Compare(a.Key, b.Key) })
 }
 
-// colours counts the endpoints of each colour that serve every port; see [Ready].
-func colours(s *endpoints.Server) []v1alpha1.ColourStatus {
+// Colours counts the endpoints of each colour that serve every port; see [Ready].
+func Colours(s *endpoints.Server) []v1alpha1.ColourStatus {
 	ready, all := Ready(s), map[string]int{}
 	for i := range s.Ports {
 		n := map[string]int{}
