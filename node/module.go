@@ -32,10 +32,15 @@ var Modules = []string{"ip_vs", "nf_conntrack"}
 // to IPVS: they register nothing for each namespace, and so wait for none.
 func (n *Node) EnsureScheduler(name string) error {
 	err := EnsureModules("ip_vs_" + name)
-	if errors.Is(err, errNoModprobe) && name != "lblc" && name != "lblcr" {
+	if leftToIPVS(name, err) {
 		return nil
 	}
 	return err
+}
+
+// leftToIPVS is whether a scheduler that could not be loaded may be loaded by IPVS.
+func leftToIPVS(name string, err error) bool {
+	return errors.Is(err, errNoModprobe) && name != "lblc" && name != "lblcr"
 }
 
 // EnsureModules sees to it that the kernel has the modules, named as modprobe names them. The error is
