@@ -3,10 +3,13 @@ VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 KERNEL  ?= 6.1
 export CGO_ENABLED ?= 0
 
-.PHONY: build demo test bench lint e2e clean
+.PHONY: build image demo test bench lint e2e clean
 
 build: ## bin/pointsman, static
 	go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/pointsman ./cmd/pointsman
+
+image: ## bin/pointsman-image.tar, for deploy/; needs no container engine
+	scripts/image
 
 demo: build ## the scenario on a real kernel; HOLD=1 leaves you inside, KERNEL=7.2 takes another
 	scripts/setup demo

@@ -21,7 +21,9 @@ import (
 // this count costs some microseconds, so a large table needs reading only when the count has moved.
 //
 // It is made of kprobes that belong to their file descriptors: they end with the process, and nothing
-// is left in the kernel. It takes CAP_PERFMON (or root) and a kernel with kprobes that is not locked down.
+// is left in the kernel. It takes CAP_PERFMON and a kernel with kprobes that is not locked down. Kernels
+// of Debian and Ubuntu have kernel.perf_event_paranoid above 2, which is no value of the original kernel's, and then want
+// CAP_SYS_ADMIN (seen on 6.1 and 7.2, with 3).
 type Changes struct {
 	changed chan struct{}
 	wake    int // an eventfd: ends the waiting, or has it begin anew with other groups
@@ -141,7 +143,7 @@ func openProbe(kind uint32, function string, cpu, leader int) (int, error) {
 	runtime.KeepAlive(name)
 	switch {
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
-		return -1, fmt.Errorf("probing %s: %w (it takes CAP_PERFMON and a kernel that is not locked down)", function, err)
+		return -1, fmt.Errorf("probing %s: %w (it takes CAP_PERFMON, or CAP_SYS_ADMIN where kernel.perf_event_paranoid is above 2, and a kernel that is not locked down)", function, err)
 	case err != nil:
 		return -1, fmt.Errorf("probing %s: %w", function, os.NewSyscallError("perf_event_open", err))
 	}

@@ -21,6 +21,11 @@ type Sysctl struct {
 // String is the command that sets it.
 func (s Sysctl) String() string { return "sysctl -w " + s.Key + "=" + s.Want }
 
+// hostProc is where a container may have the host's /proc/sys/net mounted a second time, writable. Container
+// runtimes mount /proc/sys read-only unless the container is privileged; through another mount of it CAP_NET_ADMIN
+// is enough for the settings of the network namespace that one is in. See deploy/daemonset.yaml.
+const hostProc = "/host"
+
 // path is where the key is. No key of ours has a dot within a part.
 func (s Sysctl) path() string { return "/proc/sys/" + strings.ReplaceAll(s.Key, ".", "/") }
 
@@ -128,12 +133,17 @@ func (n *Node) SetSysctls(diffs []SysctlDiff) error {
 		var errs []error
 		for _, d := range diffs {
 			err := writeSysctl(d.path(), d.Want)
+			if errors.Is(err, unix.EROFS) {
+				if second := writeSysctl(hostProc+d.path(), d.Want); !errors.Is(second, os.ErrNotExist) {
+					err = second
+				}
+			}
 			switch {
 			case err == nil, d.Optional && errors.Is(err, os.ErrNotExist):
 			case errors.Is(err, os.ErrNotExist) && strings.HasPrefix(d.Key, "net.ipv4.vs."):
 				errs = append(errs, fmt.Errorf("setting %s=%s: %w (is ip_vs loaded? try `modprobe ip_vs`)", d.Key, d.Want, err))
 			case errors.Is(err, os.ErrPermission), errors.Is(err, unix.EROFS):
-				errs = append(errs, fmt.Errorf("setting %s=%s: %w (a container needs /proc/sys/net writable: run it privileged)", d.Key, d.Want, err))
+				errs = append(errs, fmt.Errorf("setting %s=%s: %w (a container needs NET_ADMIN and the host's /proc/sys/net mounted at "+hostProc+"/proc/sys/net)", d.Key, d.Want, err))
 			default:
 				errs = append(errs, fmt.Errorf("setting %s=%s: %w", d.Key, d.Want, err))
 			}
