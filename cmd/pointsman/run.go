@@ -12,6 +12,7 @@ import (
 	"github.com/pointsman/pointsman/ipvs"
 	"github.com/pointsman/pointsman/nft"
 	"github.com/pointsman/pointsman/node"
+	"github.com/pointsman/pointsman/rollout/cluster"
 	"github.com/pointsman/pointsman/sync"
 )
 
@@ -63,6 +64,14 @@ func (s *settings) run(ctx context.Context) error {
 	defer unwatch()
 	tasks := []task{src, r}
 	var observers []func(*sync.Status)
+	if s.manifests == "" {
+		reporter, coordinator, err := s.meet()
+		if err != nil {
+			return err
+		}
+		tasks = append(tasks, reporter, coordinator)
+		observers = append(observers, reporter.Post, func(*sync.Status) { coordinator.Observe(src.Snapshot()) })
+	}
 	if s.healthAddress != "" {
 		h := newHealth(s.healthAddress, r)
 		tasks, observers = append(tasks, h), append(observers, h.observe)
@@ -80,6 +89,21 @@ func (s *settings) run(ctx context.Context) error {
 	err = group.Wait()
 	s.log.Info("pointsman ends; the kernel stays as it is")
 	return err
+}
+
+// meet are this node's parts in what the nodes do together, by way of the API server.
+func (s *settings) meet() (*cluster.Reporter, *cluster.Coordinator, error) {
+	config, err := s.restConfig()
+	if err != nil {
+		return nil, nil, err
+	}
+	options := cluster.Options{NodeName: s.nodeName, Version: version, Log: s.log}
+	reporter, err := cluster.NewReporter(config, options)
+	if err != nil {
+		return nil, nil, err
+	}
+	coordinator, err := cluster.NewCoordinator(config, options)
+	return reporter, coordinator, err
 }
 
 // newReconciler opens the kernel of the network namespace that the process is in.

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -30,27 +31,34 @@ spec:
   ports: [{port: 80, targetPort: 80, nodePort: 30080}]
 `
 
-// install applies the CRDs.
-func (c *Cluster) install() {
+// install applies the deploy folder, as an operator does, and gives a kubeconfig of the daemon's account.
+func (c *Cluster) install() (account string) {
 	c.t.Helper()
 	root, err := checkout()
 	require.NoError(c.t, err)
-	_, err = c.Kubectl("", "apply", "-f", root+"/deploy/crd")
+	_, err = c.Kubectl("", "apply", "-k", root+"/deploy")
 	require.NoError(c.t, err)
 	_, err = c.Kubectl("", "wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
 	require.NoError(c.t, err)
+	return c.AccountKubeconfig("pointsman-system", "pointsman")
+}
+
+// admin runs a command of the program with an administrator's kubeconfig.
+func (c *Cluster) admin(args ...string) lab.Result {
+	c.t.Helper()
+	return c.Call(c.Node(Master), append(args, "--kubeconfig", handed("admin.kubeconfig"))...)
 }
 
 // The scenario: v1 serves, v2 runs beside it and gets nobody, a switch, and back.
 func TestClusterScenario(t *testing.T) {
 	c := New(t)
-	c.install()
+	account := c.install()
 	c.Apply(labelled)
 	c.Apply(deployment("v1", 10))
 	c.Endpoints("default", "myapp", 10)
 	c.Apply(virtualServer)
 	for _, n := range c.Nodes {
-		c.Pointsman(n, handed("admin.kubeconfig"))
+		c.Pointsman(n, account)
 	}
 	t.Logf("every node serves v1 after %v", c.servesEverywhere("version=v1").Round(time.Millisecond))
 	c.Apply(deployment("v2", 10))
@@ -68,11 +76,13 @@ func TestClusterScenario(t *testing.T) {
 	}
 	for _, turn := range []struct{ to, selector string }{{"v2", "version=v2"}, {"v1", "version=v1"}} {
 		asked := time.Now()
-		r := c.Call(c.Node(Master), "switch", "myapp", turn.to, "--kubeconfig", handed("admin.kubeconfig"))
+		r := c.admin("switch", "myapp", turn.to, "--wait")
 		require.Zero(t, r.Status, "%v", r)
-		took := c.servesEverywhere(turn.selector)
 		done := time.Now()
-		t.Logf("every node serves %s %v after the write", turn.to, took.Round(time.Millisecond))
+		t.Log(strings.TrimSpace(r.Stdout))
+		for _, n := range c.Nodes {
+			require.NoError(t, c.serves(n, n.nodePort(), turn.selector))
+		}
 		time.Sleep(2 * time.Second)
 		for _, run := range runs {
 			report := run.Report()
@@ -83,6 +93,15 @@ func TestClusterScenario(t *testing.T) {
 	for _, run := range runs {
 		require.Empty(t, run.Stop().Failed().Lines())
 	}
+	r := c.admin("status", "myapp")
+	require.Zero(t, r.Status, "%v", r)
+	t.Log("\n" + r.Stdout)
+	out, err := c.Kubectl("", "get", "vs,nr", "-A")
+	require.NoError(t, err)
+	t.Log("\n" + out)
+	out, err = c.Kubectl("", "get", "events", "-A", "--field-selector", "involvedObject.kind=VirtualServer")
+	require.NoError(t, err)
+	t.Log("\n" + out)
 	for _, n := range c.Nodes {
 		text, err := n.Get("http://" + healthAddress + "/readyz")
 		require.NoError(t, err)
