@@ -19,8 +19,8 @@ demo: build ## the scenario on a real kernel; HOLD=1 leaves you inside, KERNEL=7
 test: ## unit, race, property, fuzz and real-kernel tests
 	scripts/test
 
-e2e: build ## the whole program on real kernels only
-	scripts/test kernel ./e2e
+e2e: build ## the program in a cluster: a real control plane, nodes on real kernels
+	scripts/test cluster
 
 bench: build ## figures from one guest run, and native ones
 	scripts/bench

@@ -1,0 +1,273 @@
+//go:build bench
+
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"github.com/pointsman/pointsman/api/v1alpha1"
+	"github.com/pointsman/pointsman/internal/lab"
+	"github.com/pointsman/pointsman/ipvs"
+)
+
+// The size of the table: what coexistence was measured with before.
+const (
+	benchServices = 1000
+	benchEach     = 20
+	idle          = 60 * time.Second
+)
+
+func benchIP(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 96, byte(100 + i>>8), byte(i)}) }
+
+// figures are what is compared of the two programs.
+type figures struct {
+	full, cpu time.Duration
+	rss       int // kB
+	changes   []time.Duration
+}
+
+// TestClusterBench prints pointsman beside kube-proxy in ipvs mode, in one guest, over the same objects.
+func TestClusterBench(t *testing.T) {
+	c := New(t)
+	account := c.install()
+	n := c.Node(Master)
+	b := newBencher(c)
+	began := time.Now()
+	b.create()
+	t.Logf("%d Services of %d endpoints made in %v", benchServices, benchEach, time.Since(began).Round(time.Second))
+
+	proxy := b.measure(n, "kube-proxy", 20, func() *lab.Daemon {
+		return c.Run(n, Binary("kube-proxy"), "--kubeconfig="+handed("kube-proxy.kubeconfig"), "--hostname-override="+n.Name(),
+			"--proxy-mode=ipvs", "--cluster-cidr="+PodNetwork.String(), "--conntrack-max-per-core=0", "--conntrack-min=0")
+	})
+	_, err := n.Run("ipvsadm", "-C")
+	require.NoError(t, err)
+	_, err = n.Run("ip", "link", "del", "kube-ipvs0")
+	require.NoError(t, err)
+	b.handOver()
+	ours := b.measure(n, "pointsman", 100, func() *lab.Daemon { return c.Pointsman(n, account) })
+
+	out := fmt.Sprintf("\n%d Services of %d endpoints, kernel %s, in one emulated guest\n", benchServices, benchEach, kernelRelease())
+	out += fmt.Sprintf("%-46s %12s %12s %10s\n", "", "kube-proxy", "pointsman", "ratio")
+	row := func(what, proxy, ours string, ratio float64) {
+		out += fmt.Sprintf("%-46s %12s %12s %9.1fx\n", what, proxy, ours, ratio)
+	}
+	ms := func(d time.Duration) string { return d.Round(time.Millisecond).String() }
+	row("from its start to the full table", ms(proxy.full), ms(ours.full), float64(proxy.full)/float64(ours.full))
+	row("processor time at rest, in "+idle.String(), ms(proxy.cpu), ms(ours.cpu), float64(proxy.cpu)/float64(max(ours.cpu, 10*time.Millisecond)))
+	row("resident memory", fmt.Sprintf("%d MB", proxy.rss>>10), fmt.Sprintf("%d MB", ours.rss>>10), float64(proxy.rss)/float64(ours.rss))
+	for _, p := range []struct {
+		name string
+		q    float64
+	}{{"median", 0.5}, {"p99", 0.99}} {
+		a, o := quantile(proxy.changes, p.q), quantile(ours.changes, p.q)
+		row("one endpoint, API write to kernel, "+p.name, ms(a), ms(o), float64(a)/float64(o))
+	}
+	fmt.Println(out)
+}
+
+type bencher struct {
+	c       *Cluster
+	kube    kubernetes.Interface
+	dynamic dynamic.Interface
+}
+
+func newBencher(c *Cluster) *bencher {
+	config := rest.CopyConfig(c.Config)
+	config.QPS = -1
+	dyn, err := dynamic.NewForConfig(config)
+	require.NoError(c.t, err)
+	config.ContentType = "application/vnd.kubernetes.protobuf"
+	kube, err := kubernetes.NewForConfig(config)
+	require.NoError(c.t, err)
+	return &bencher{c, kube, dyn}
+}
+
+// all calls f for each Service, some at a time.
+func (b *bencher) all(f func(i int) error) {
+	b.c.t.Helper()
+	var group errgroup.Group
+	group.SetLimit(8)
+	for i := range benchServices {
+		group.Go(func() error { return f(i) })
+	}
+	require.NoError(b.c.t, group.Wait())
+}
+
+func benchName(i int) string { return fmt.Sprintf("app-%04d", i) }
+
+func (b *bencher) create() {
+	ctx := context.Background()
+	b.all(func(i int) error {
+		svc := &corev1.Service{
+			ObjectMeta: metav1.ObjectMeta{Name: benchName(i), Namespace: "default"},
+			Spec:       corev1.ServiceSpec{ClusterIP: benchIP(i).String(), Ports: []corev1.ServicePort{{Name: "http", Port: 80, Protocol: corev1.ProtocolTCP}}},
+		}
+		if _, err := b.kube.CoreV1().Services("default").Create(ctx, svc, metav1.CreateOptions{}); err != nil {
+			return err
+		}
+		_, err := b.kube.DiscoveryV1().EndpointSlices("default").Create(ctx, b.slice(i, benchEach), metav1.CreateOptions{})
+		return err
+	})
+}
+
+func (b *bencher) slice(i, each int) *discoveryv1.EndpointSlice {
+	name, port, protocol, yes := "http", int32(80), corev1.ProtocolTCP, true
+	s := &discoveryv1.EndpointSlice{
+		ObjectMeta: metav1.ObjectMeta{Name: benchName(i), Namespace: "default", Labels: map[string]string{
+			discoveryv1.LabelServiceName: benchName(i), discoveryv1.LabelManagedBy: "bench", "version": "v1",
+		}},
+		AddressType: discoveryv1.AddressTypeIPv4,
+		Ports:       []discoveryv1.EndpointPort{{Name: &name, Port: &port, Protocol: &protocol}},
+	}
+	for j := range each {
+		s.Endpoints = append(s.Endpoints, discoveryv1.Endpoint{
+			Addresses:  []string{netip.AddrFrom4([4]byte{10, byte(128 + i>>8), byte(i), byte(j + 1)}).String()},
+			Conditions: discoveryv1.EndpointConditions{Ready: &yes, Serving: &yes},
+		})
+	}
+	return s
+}
+
+// handOver labels everything for pointsman and declares it.
+func (b *bencher) handOver() {
+	ctx := context.Background()
+	label := []byte(`{"metadata":{"labels":{"service.kubernetes.io/service-proxy-name":"pointsman"}}}`)
+	servers := b.dynamic.Resource(v1alpha1.GroupVersion.WithResource("virtualservers")).Namespace("default")
+	b.all(func(i int) error {
+		if _, err := b.kube.CoreV1().Services("default").Patch(ctx, benchName(i), types.MergePatchType, label, metav1.PatchOptions{}); err != nil {
+			return err
+		}
+		if _, err := b.kube.DiscoveryV1().EndpointSlices("default").Patch(ctx, benchName(i), types.MergePatchType, label, metav1.PatchOptions{}); err != nil {
+			return err
+		}
+		vs := &v1alpha1.VirtualServer{Spec: v1alpha1.VirtualServerSpec{Active: "v1", Service: v1alpha1.ServiceReference{Name: benchName(i)}}}
+		vs.APIVersion, vs.Kind, vs.Name = v1alpha1.GroupVersion.String(), "VirtualServer", benchName(i)
+		object, err := runtime.DefaultUnstructuredConverter.ToUnstructured(vs)
+		if err != nil {
+			return err
+		}
+		delete(object, "status")
+		_, err = servers.Create(ctx, &unstructured.Unstructured{Object: object}, metav1.CreateOptions{})
+		return err
+	})
+}
+
+// measure starts a program and ends it when it has been measured.
+func (b *bencher) measure(n *Node, name string, changes int, start func() *lab.Daemon) (f figures) {
+	t := b.c.t
+	began := time.Now()
+	d := start()
+	want := benchServices * benchEach
+	b.c.Eventually(10*time.Minute, "the table is full", func() error {
+		time.Sleep(200 * time.Millisecond) // asking costs the guest's one processor, too
+		text, err := n.ReadFile("/proc/net/ip_vs")
+		if err != nil {
+			return err
+		}
+		if have := strings.Count(text, "-> 0A8"); have < want { // 10.128.0.0 and on
+			return fmt.Errorf("%d real servers of %d", have, want)
+		}
+		return nil
+	})
+	f.full = time.Since(began)
+	t.Logf("%s: full after %v", name, f.full.Round(time.Millisecond))
+	time.Sleep(15 * time.Second) // what it does after a start
+	before := cpuTime(t, d.Pid())
+	time.Sleep(idle)
+	f.cpu, f.rss = cpuTime(t, d.Pid())-before, resident(t, d.Pid())
+	t.Logf("%s: at rest %v, %d kB", name, f.cpu, f.rss)
+
+	var table *ipvs.Conn
+	require.NoError(t, n.Do(func() (err error) { table, err = ipvs.Open(); return err }))
+	defer table.Close()
+	ctx, at := context.Background(), benchServices/2
+	key := ipvs.Key{Protocol: ipvs.TCP, Addr: benchIP(at), Port: 80}
+	for i := range changes {
+		slice := b.slice(at, benchEach+1-i%2)
+		if name == "pointsman" {
+			slice.Labels["service.kubernetes.io/service-proxy-name"] = "pointsman"
+		}
+		began := time.Now()
+		_, err := b.kube.DiscoveryV1().EndpointSlices("default").Update(ctx, slice, metav1.UpdateOptions{})
+		require.NoError(t, err)
+		for serving(t, table, key) != len(slice.Endpoints) {
+			require.Less(t, time.Since(began), Patience, "the change is in the kernel")
+			time.Sleep(2 * time.Millisecond)
+		}
+		f.changes = append(f.changes, time.Since(began))
+		time.Sleep(300 * time.Millisecond)
+	}
+	t.Logf("%s: changes %v", name, f.changes)
+	d.Kill()
+	return f
+}
+
+// serving counts the real servers that get connections.
+func serving(t *testing.T, table *ipvs.Conn, key ipvs.Key) (n int) {
+	t.Helper()
+	reals, err := table.RealServers(context.Background(), key)
+	require.NoError(t, err)
+	for _, r := range reals {
+		if r.Weight > 0 {
+			n++
+		}
+	}
+	return n
+}
+
+func quantile(d []time.Duration, q float64) time.Duration {
+	sorted := slices.Sorted(slices.Values(d))
+	return sorted[min(len(sorted)-1, int(q*float64(len(sorted))))]
+}
+
+func kernelRelease() string {
+	text, _ := os.ReadFile("/proc/sys/kernel/osrelease")
+	return strings.TrimSpace(string(text))
+}
+
+// cpuTime is the processor time that a process has used (proc(5), stat fields 14 and 15, in ticks of 10 ms).
+func cpuTime(t *testing.T, pid int) time.Duration {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	require.NoError(t, err)
+	_, rest, _ := strings.Cut(string(text), ") ")
+	fields := strings.Fields(rest)
+	var user, system int64
+	_, err = fmt.Sscan(fields[11]+" "+fields[12], &user, &system)
+	require.NoError(t, err)
+	return time.Duration(user+system) * 10 * time.Millisecond
+}
+
+// resident is VmRSS in kB.
+func resident(t *testing.T, pid int) (kB int) {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	require.NoError(t, err)
+	for line := range strings.Lines(string(text)) {
+		if value, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			_, err := fmt.Sscan(value, &kB)
+			require.NoError(t, err)
+		}
+	}
+	return kB
+}
