@@ -1,6 +1,7 @@
 package deploy
 
 import (
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -168,9 +169,22 @@ func TestGrantsNameOurResources(t *testing.T) {
 	}
 }
 
+// sources opens the folders that the program is built from. Go's test cache knows of what a test opens, and
+// not of what a compiler that it starts reads: a change of the program would pass untested.
+func sources(t *testing.T, root string) {
+	t.Helper()
+	require.NoError(t, filepath.WalkDir(root, func(_ string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() && slices.Contains([]string{".git", ".cache", "bin"}, d.Name()) {
+			return fs.SkipDir
+		}
+		return err
+	}))
+}
+
 // flags are those that `pointsman run` has.
 func flags(t *testing.T) []string {
 	t.Helper()
+	sources(t, "..")
 	help, err := exec.Command(os.Getenv(binary), "run", "--help").CombinedOutput()
 	require.NoError(t, err, "%s", help)
 	found := regexp.MustCompile(`(?m)^ +(?:-\w, )?(--[a-z-]+)`).FindAllStringSubmatch(string(help), -1)

@@ -27,21 +27,7 @@ var Modules = []string{"ip_vs", "nf_conntrack"}
 // load it itself, but while it holds its mutex: lblc and lblcr register per-namespace state, which waits for
 // namespaces that are being deleted, which wait for that mutex. Seen on 6.1: IPVS, modprobe and the deletion of
 // every namespace hung for good. The error is ErrModule.
-//
-// A process that cannot run modprobe (a container, a unit without CAP_SYS_MODULE) leaves the other schedulers
-// to IPVS: they register nothing for each namespace, and so wait for none.
-func (n *Node) EnsureScheduler(name string) error {
-	err := EnsureModules("ip_vs_" + name)
-	if leftToIPVS(name, err) {
-		return nil
-	}
-	return err
-}
-
-// leftToIPVS is whether a scheduler that could not be loaded may be loaded by IPVS.
-func leftToIPVS(name string, err error) bool {
-	return errors.Is(err, errNoModprobe) && name != "lblc" && name != "lblcr"
-}
+func (n *Node) EnsureScheduler(name string) error { return EnsureModules("ip_vs_" + name) }
 
 // EnsureModules sees to it that the kernel has the modules, named as modprobe names them. The error is
 // ErrModule and says for each that is missing what to do.
@@ -66,21 +52,12 @@ func EnsureModules(names ...string) error {
 	return errors.Join(errs...)
 }
 
-// errNoModprobe is a modprobe that is not here, or that this process may not use.
-var errNoModprobe = errors.New("this process cannot load modules: it has no modprobe, or no CAP_SYS_MODULE")
-
 func modprobe(name string) error {
-	if !maySysModule() {
-		return errNoModprobe
-	}
 	path, err := exec.LookPath("modprobe")
 	if err != nil {
 		path = "/sbin/modprobe" // often not in a service's PATH
 	}
 	out, err := exec.Command(path, "--", name).CombinedOutput()
-	if errors.Is(err, os.ErrNotExist) {
-		return errNoModprobe
-	}
 	if text := strings.TrimSpace(string(out)); err != nil && text != "" {
 		return errors.New(text)
 	}
@@ -88,16 +65,6 @@ func modprobe(name string) error {
 		return errors.New("modprobe said nothing against it")
 	}
 	return err
-}
-
-// maySysModule is whether the process has CAP_SYS_MODULE in effect.
-func maySysModule() bool {
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	if err := unix.Capget(&header, &data[0]); err != nil {
-		return false
-	}
-	return data[0].Effective&(1<<unix.CAP_SYS_MODULE) != 0
 }
 
 // evidence are files that are there when a module is, even where it is built in and has no parameters, and so

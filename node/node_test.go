@@ -225,12 +225,3 @@ func TestPreflightOthers(t *testing.T) {
 	p := &preflight{proxyMode: server.URL, dial: new(net.Dialer).DialContext}
 	require.Empty(t, p.kubeProxyMode(ctx))
 }
-
-func TestLeftToIPVS(t *testing.T) {
-	cannot := fmt.Errorf("%w: ip_vs_x (%w)", ErrModule, errNoModprobe)
-	require.True(t, leftToIPVS("wrr", cannot))
-	require.False(t, leftToIPVS("lblc", cannot), "it registers per-namespace state")
-	require.False(t, leftToIPVS("lblcr", cannot), "it registers per-namespace state")
-	require.False(t, leftToIPVS("wrr", fmt.Errorf("%w: ip_vs_x (not found)", ErrModule)), "modprobe ran, and its word counts")
-	require.False(t, leftToIPVS("wrr", nil))
-}

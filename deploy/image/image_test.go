@@ -4,10 +4,12 @@ import (
 	"archive/tar"
 	"bytes"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	goruntime "runtime"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -22,12 +24,25 @@ import (
 // build builds the program as scripts/image does.
 func build(t *testing.T) string {
 	t.Helper()
+	sources(t, "../..")
 	path := filepath.Join(t.TempDir(), "pointsman")
 	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -X main.version=test-version", "-o", path, "../../cmd/pointsman")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	return path
+}
+
+// sources opens the folders that the program is built from. Go's test cache knows of what a test opens, and
+// not of what a compiler that it starts reads: a change of the program would pass untested.
+func sources(t *testing.T, root string) {
+	t.Helper()
+	require.NoError(t, filepath.WalkDir(root, func(_ string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() && slices.Contains([]string{".git", ".cache", "bin"}, d.Name()) {
+			return fs.SkipDir
+		}
+		return err
+	}))
 }
 
 // write writes an archive and gives its path.
