@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -20,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	kubernetesscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 )
 
@@ -169,8 +171,8 @@ func (s *apiServer) do(verb, resource, sub, namespace, name string, body []byte,
 	}
 	sent := &unstructured.Unstructured{}
 	if len(body) > 0 && verb != "patch" {
-		if err := json.Unmarshal(body, &sent.Object); err != nil {
-			return nil, apierrors.NewBadRequest(fmt.Sprintf("%v: %.80q", err, body))
+		if err := decode(body, &sent.Object); err != nil {
+			return nil, apierrors.NewBadRequest(err.Error())
 		}
 	}
 	if name == "" {
@@ -204,6 +206,19 @@ func (s *apiServer) do(verb, resource, sub, namespace, name string, body []byte,
 		next = sent
 	}
 	return s.put("MODIFIED", resource, namespace, next).Object, nil
+}
+
+// decode takes JSON, and protobuf, in which client-go sends kinds of Kubernetes' own.
+func decode(body []byte, into *map[string]any) error {
+	if bytes.HasPrefix(body, []byte("k8s\x00")) {
+		o, _, err := kubernetesscheme.Codecs.UniversalDeserializer().Decode(body, nil, nil)
+		if err != nil {
+			return err
+		}
+		*into, err = runtime.DefaultUnstructuredConverter.ToUnstructured(o)
+		return err
+	}
+	return json.Unmarshal(body, into)
 }
 
 func apiVersion(r *http.Request) string {
@@ -253,7 +268,9 @@ func selected(o *unstructured.Unstructured, namespace string, r *http.Request) b
 func (s *apiServer) watch(w http.ResponseWriter, r *http.Request, resource, namespace string) {
 	w.Header().Set("Content-Type", "application/json")
 	out := json.NewEncoder(w)
-	send := func(kind string, object map[string]any) { _ = out.Encode(map[string]any{"type": kind, "object": object}) }
+	send := func(kind string, object map[string]any) {
+		_ = out.Encode(map[string]any{"type": kind, "object": object})
+	}
 	from, _ := strconv.Atoi(r.URL.Query().Get("resourceVersion"))
 	s.mu.Lock()
 	if r.URL.Query().Get("sendInitialEvents") == "true" {
