@@ -258,7 +258,11 @@ func TestRules(t *testing.T) {
 	}
 	refuse("m")
 	refuse("m") // the same again is an Event of its own
-	require.Eventually(t, func() bool { return s.count("create events") >= 6 }, soon, often)
+	require.Eventually(t, func() bool {
+		reasons := eventReasons(s)
+		at := slices.Index(reasons, "PortTaken")
+		return at >= 0 && len(reasons) > at+1 && reasons[at+1] == "PortTaken"
+	}, soon, often)
 	s.remove("nodereports", "", "a") // while we write: read again
 	s.setRefuse(func(verb, resource string) error {
 		if verb+" "+resource == "update nodereports/status" && s.count("get nodereports") == 0 {
