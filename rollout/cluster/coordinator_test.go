@@ -331,4 +331,3 @@ func TestEvents(t *testing.T) {
 	failed.Error = "no netlink"
 	require.Equal(t, "W:Unhealthy", reasons(vs, at("a", "v2", 4), failed))
 }
-
