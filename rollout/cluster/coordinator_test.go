@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -124,6 +125,7 @@ func TestCoordinatorFollowsASwitch(t *testing.T) {
 	require.Eventually(t, func() bool {
 		return slices.Equal([]string{"Accepted", "SafeToRetire", "Switched", "Switched", "Switching"}, eventReasons(s))
 	}, soon, often)
+	time.Sleep(10 * settle) // so that nothing but the snapshot leads to it
 	c.Observe(&endpoints.Snapshot{Servers: []endpoints.Server{*resolved(server("app0000", "v2", generation), map[string]int{"v1": 3})}})
 	eventuallyStatus(t, s, "app0000", func(v v1alpha1.VirtualServerStatus) bool {
 		return meta.IsStatusConditionFalse(v.Conditions, v1alpha1.ConditionHealthy)
@@ -224,6 +226,27 @@ func TestCoordinatorOneLeads(t *testing.T) {
 	stop()
 	require.Eventually(t, two.Leading, soon, often)
 	require.Less(t, time.Since(began), time.Second, "given up, not run out")
+}
+
+// The Lease is given up after the term has ended, not before.
+func TestTermEndsBeforeItsLease(t *testing.T) {
+	s := newAPIServer(t)
+	c := coordinator(t, s, "a")
+	holder := func() string {
+		var l coordinationv1.Lease
+		require.True(t, s.read(t, "leases", DefaultNamespace, coordinatorLease, &l))
+		return *l.Spec.HolderIdentity
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var atEnd string
+	require.NoError(t, c.stand(ctx, func(term context.Context) {
+		cancel()
+		<-term.Done()
+		time.Sleep(300 * time.Millisecond) // a write that takes long
+		atEnd = holder()
+	}))
+	require.Equal(t, c.identity, atEnd)
+	require.Empty(t, holder())
 }
 
 func TestDeadNodeIsFound(t *testing.T) {
