@@ -25,8 +25,8 @@ var ClusterRules = []rbacv1.PolicyRule{
 	{APIGroups: []string{"pointsman.io"}, Resources: []string{"virtualservers/status"}, Verbs: []string{"update"}},
 	{APIGroups: []string{"pointsman.io"}, Resources: []string{"nodereports"}, Verbs: []string{"get", "list", "watch", "create"}},
 	{APIGroups: []string{"pointsman.io"}, Resources: []string{"nodereports/status"}, Verbs: []string{"update"}},
-	{APIGroups: []string{""}, Resources: []string{"nodes"}, Verbs: []string{"get"}}, // not used when Options.NodeUID is given
-	{APIGroups: []string{"events.k8s.io"}, Resources: []string{"events"}, Verbs: []string{"create", "patch"}},
+	{APIGroups: []string{""}, Resources: []string{"nodes"}, Verbs: []string{"get"}},                  // not used when Options.NodeUID is given
+	{APIGroups: []string{"events.k8s.io"}, Resources: []string{"events"}, Verbs: []string{"create"}}, // no series, so no patch
 }
 
 // NamespaceRules is what the package does in its own namespace.

@@ -109,7 +109,7 @@ func reason(s string) string {
 	if !reasonPattern.MatchString(s) {
 		s = strings.TrimLeft(notInReason.ReplaceAllString(s, ""), "0123456789_")
 	}
-	return cmp.Or(clip(s, v1alpha1.MaxReportReason), "Unknown")
+	return cmp.Or(strings.TrimRight(s[:min(len(s), v1alpha1.MaxReportReason)], ",:"), "Unknown")
 }
 
 // clip cuts s to a number of characters, as the API server counts them.

@@ -200,7 +200,9 @@ func (t *term) write(ctx context.Context, key types.NamespacedName) error {
 		return err
 	}
 	t.written.Mutation(next)
-	for _, e := range eventsBetween(vs, &vs.Status, &status) { // only of what this one wrote: events are told once
+	// Only of what this one wrote, so that each is told once; and of the version that it wrote, since
+	// client-go would fold a second "Switched" of the same object into the first and lose where to.
+	for _, e := range eventsBetween(vs, &vs.Status, &status) {
 		t.c.recorder.Eventf(next, nil, e.kind, e.reason, e.action, "%s", e.note)
 	}
 	return nil
