@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 
 	"github.com/vishvananda/netlink"
@@ -178,33 +179,46 @@ func device(links []netlink.Link, addrs []netlink.Addr) (Device, error) {
 // ApplyDevice does the ops in order and stops at the first that fails. One whose end is reached already, since
 // the address or the device is there or is gone, has not failed.
 func (n *Node) ApplyDevice(ops []DeviceOp) error {
+	var found netlink.Link // looked up once: there may be thousands of addresses
 	for _, o := range ops {
-		if err := n.do(o); err != nil {
+		var err error
+		if found == nil && o.Verb != AddDevice {
+			if found, err = n.dummy(); errors.Is(err, os.ErrNotExist) && (o.Verb == DelDevice || o.Verb == DelAddress) {
+				continue
+			}
+		}
+		if err == nil {
+			err = n.do(o, found)
+		}
+		if err != nil {
 			return fmt.Errorf("%s: %w", o, err)
 		}
 	}
 	return nil
 }
 
-func (n *Node) do(o DeviceOp) error {
-	link := &netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Name: DeviceName}}
-	if o.Verb == AddDevice {
-		err := n.link.LinkAdd(link)
-		if errors.Is(err, unix.EEXIST) {
-			return nil
-		}
-		return err
-	}
+// dummy is the device; os.ErrNotExist when there is none, ErrDevice when it is not ours.
+func (n *Node) dummy() (netlink.Link, error) {
 	found, err := n.link.LinkByName(DeviceName)
-	if gone := (netlink.LinkNotFoundError{}); errors.As(err, &gone) && (o.Verb == DelDevice || o.Verb == DelAddress) {
-		return nil
-	} else if err != nil {
-		return err
+	if gone := (netlink.LinkNotFoundError{}); errors.As(err, &gone) {
+		return nil, os.ErrNotExist
+	}
+	if err != nil {
+		return nil, err
 	}
 	if found.Type() != "dummy" {
-		return ErrDevice
+		return nil, ErrDevice
 	}
+	return found, nil
+}
+
+func (n *Node) do(o DeviceOp, found netlink.Link) error {
 	switch o.Verb {
+	case AddDevice:
+		err := n.link.LinkAdd(&netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Name: DeviceName}})
+		if !errors.Is(err, unix.EEXIST) {
+			return err
+		}
 	case SetDevice:
 		// Before it is up; and with IPv6 turned off the kernel has no such setting.
 		if err := n.link.LinkSetIP6AddrGenMode(found, in6AddrGenModeNone); err != nil && !errors.Is(err, unix.EAFNOSUPPORT) && !errors.Is(err, unix.EOPNOTSUPP) {

@@ -105,11 +105,6 @@ func Desire(in Input) Target {
 		if v.OnDummy {
 			t.Addresses = append(t.Addresses, key.Addr)
 		}
-		if v.Masquerade != nil {
-			for _, r := range v.Reals {
-				t.Masquerade.Hairpin[r.Addr] = struct{}{}
-			}
-		}
 	}
 	slices.SortFunc(t.Addresses, netip.Addr.Compare)
 	t.Addresses = slices.Compact(t.Addresses)
@@ -146,6 +141,10 @@ func (t *Target) addPort(in Input, s *endpoints.Server, p *endpoints.Port) {
 			v.from, v.way, v.forwarding = p.Endpoints, way, s.Spec.Forwarding
 			for _, e := range reals {
 				r := realServer(e, way, s.Spec.Forwarding)
+				// A pod reaches itself by way of its own node only.
+				if v.Masquerade != nil && (e.Node == "" || e.Node == in.NodeName) {
+					t.Masquerade.Hairpin[e.Addr] = struct{}{}
+				}
 				// Without port translation, two ports of one address are one real server.
 				if n := len(v.Reals); n == 0 || v.Reals[n-1].RealKey != r.RealKey {
 					v.Reals = append(v.Reals, r)

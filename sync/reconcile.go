@@ -304,12 +304,16 @@ func (r *Reconciler) derive(stale bool) error {
 	}
 	r.snapshot = r.Source.Snapshot()
 	effective := r.keepInForce(r.snapshot)
+	first := 0 // that are served for the first time
 	for i := range effective.Servers {
 		s := &effective.Servers[i]
 		if s.Refused != nil {
 			continue
 		}
 		before := r.ledger.Rollouts[s.Key]
+		if before.Active == "" {
+			first++
+		}
 		after := rollout.Next(before, s.Spec.Active, Ready(s))
 		if before != after {
 			r.logRollout(s.Key, before, after)
@@ -320,6 +324,9 @@ func (r *Reconciler) derive(stale bool) error {
 		if !declared(effective, key) {
 			delete(r.ledger.Rollouts, key)
 		}
+	}
+	if first > 0 {
+		r.Log.WithField("virtualservers", first).Info("serving")
 	}
 	r.target = Desire(Input{
 		Snapshot: effective, Rollouts: r.ledger.Rollouts, NodeName: r.NodeName,
@@ -359,7 +366,7 @@ func (r *Reconciler) logRollout(key types.NamespacedName, before, after rollout.
 	log := r.Log.WithField("virtualserver", key.String())
 	switch {
 	case before.Active == "":
-		log.WithField("colour", after.Active).Info("serving")
+		log.WithField("colour", after.Active).Debug("serving")
 	case before.Active != after.Active:
 		log.WithFields(logrus.Fields{"from": before.Active, "to": after.Active}).Info("switching")
 	case after.Reason != "":

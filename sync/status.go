@@ -110,7 +110,7 @@ type statusStore struct {
 }
 
 func (s *statusStore) save(status *Status) error {
-	text, err := json.MarshalIndent(status, "", " ")
+	text, err := json.Marshal(status)
 	if err != nil {
 		return fmt.Errorf("writing the status: %w", err)
 	}

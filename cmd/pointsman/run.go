@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	gosync "sync"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -41,6 +42,21 @@ kernel's IPVS table as they say, until SIGTERM, which leaves the kernel as it is
 // task is one of those that the daemon is made of.
 type task interface{ Run(context.Context) error }
 
+// after is a task that begins when something has happened: traffic comes before talk of it.
+type after struct {
+	begin <-chan struct{}
+	task
+}
+
+func (a after) Run(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-a.begin:
+		return a.task.Run(ctx)
+	}
+}
+
 // run wires the daemon and waits for its end.
 func (s *settings) run(ctx context.Context) error {
 	src, err := s.source(s.log)
@@ -69,8 +85,10 @@ func (s *settings) run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		tasks = append(tasks, reporter, coordinator)
-		observers = append(observers, reporter.Post, func(*sync.Status) { coordinator.Observe(src.Snapshot()) })
+		served := make(chan struct{})
+		begin := gosync.OnceFunc(func() { close(served) })
+		observers = append(observers, reporter.Post, func(*sync.Status) { coordinator.Observe(src.Snapshot()); begin() })
+		tasks = append(tasks, after{served, reporter}, after{served, coordinator})
 	}
 	if s.healthAddress != "" {
 		h := newHealth(s.healthAddress, r)

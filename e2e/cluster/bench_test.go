@@ -143,6 +143,7 @@ func (b *bencher) slice(i, each int) *discoveryv1.EndpointSlice {
 		s.Endpoints = append(s.Endpoints, discoveryv1.Endpoint{
 			Addresses:  []string{netip.AddrFrom4([4]byte{10, byte(128 + i>>8), byte(i), byte(j + 1)}).String()},
 			Conditions: discoveryv1.EndpointConditions{Ready: &yes, Serving: &yes},
+			NodeName:   &[]string{"node01", "node02"}[j%2],
 		})
 	}
 	return s
