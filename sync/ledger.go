@@ -27,6 +27,9 @@ type Ledger struct {
 	Rollouts map[types.NamespacedName]rollout.State
 	// Sysctls are the values that we found and changed, for cleanup to put back.
 	Sysctls map[string]string
+
+	// dirty: it may differ from the file. Whoever changes it says so, since comparing costs as much as writing.
+	dirty bool
 }
 
 // Owned is a virtual server that is ours.
@@ -52,6 +55,7 @@ func NewLedger() *Ledger {
 		Owned:    map[ipvs.Key]*Owned{},
 		Rollouts: map[types.NamespacedName]rollout.State{},
 		Sysctls:  map[string]string{},
+		dirty:    true,
 	}
 }
 
@@ -149,17 +153,20 @@ type ledgerStore struct {
 }
 
 func (s *ledgerStore) save(l *Ledger) error {
+	if !l.dirty {
+		return nil
+	}
 	text, err := l.encode()
 	if err != nil {
 		return fmt.Errorf("writing the ledger: %w", err)
 	}
-	if string(text) == s.last {
-		return nil
+	if string(text) != s.last {
+		if err := atomicfile.Write(filepath.Join(s.dir, ledgerFile), text, 0o644); err != nil {
+			return fmt.Errorf("writing the ledger: %w", err)
+		}
+		s.last = string(text)
 	}
-	if err := atomicfile.Write(filepath.Join(s.dir, ledgerFile), text, 0o644); err != nil {
-		return fmt.Errorf("writing the ledger: %w", err)
-	}
-	s.last = string(text)
+	l.dirty = false
 	return nil
 }
 

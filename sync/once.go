@@ -85,7 +85,7 @@ func (r *Reconciler) Cleanup(ctx context.Context, dryRun bool) (ops []fmt.String
 	if err := r.IPVS.Apply(ctx, table); err != nil {
 		failed = append(failed, fmt.Errorf("removing virtual servers: %w", err))
 	} else {
-		r.ledger.Owned = map[ipvs.Key]*Owned{}
+		r.ledger.Owned, r.ledger.dirty = map[ipvs.Key]*Owned{}, true
 	}
 	if rules.Present {
 		if err := r.NFT.Delete(); err != nil {
@@ -98,7 +98,7 @@ func (r *Reconciler) Cleanup(ctx context.Context, dryRun bool) (ops []fmt.String
 	if err := r.Node.SetSysctls(back); err != nil {
 		failed = append(failed, err)
 	} else {
-		r.ledger.Sysctls = map[string]string{}
+		r.ledger.Sysctls, r.ledger.dirty = map[string]string{}, true
 	}
 	return ops, errors.Join(append(failed, r.store.save(r.ledger))...)
 }

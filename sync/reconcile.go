@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/netip"
 	"sync/atomic"
 	"time"
@@ -304,10 +305,11 @@ func (r *Reconciler) derive(stale bool) error {
 	}
 	r.snapshot = r.Source.Snapshot()
 	effective := r.keepInForce(r.snapshot)
-	first := 0 // that are served for the first time
+	first, refused := 0, 0 // first: served for the first time
 	for i := range effective.Servers {
 		s := &effective.Servers[i]
 		if s.Refused != nil {
+			refused++
 			continue
 		}
 		before := r.ledger.Rollouts[s.Key]
@@ -317,13 +319,11 @@ func (r *Reconciler) derive(stale bool) error {
 		after := rollout.Next(before, s.Spec.Active, Ready(s))
 		if before != after {
 			r.logRollout(s.Key, before, after)
-			r.ledger.Rollouts[s.Key] = after
+			r.ledger.Rollouts[s.Key], r.ledger.dirty = after, true
 		}
 	}
-	for key := range r.ledger.Rollouts {
-		if !declared(effective, key) {
-			delete(r.ledger.Rollouts, key)
-		}
+	if len(r.ledger.Rollouts) > len(effective.Servers)-refused {
+		r.forgetRollouts(effective)
 	}
 	if first > 0 {
 		r.Log.WithField("virtualservers", first).Info("serving")
@@ -353,13 +353,18 @@ func (r *Reconciler) keepInForce(snap *endpoints.Snapshot) *endpoints.Snapshot {
 	return effective
 }
 
-func declared(snap *endpoints.Snapshot, key types.NamespacedName) bool {
+// forgetRollouts drops those of VirtualServers that nobody declares any more.
+func (r *Reconciler) forgetRollouts(snap *endpoints.Snapshot) {
+	declared := make(map[types.NamespacedName]bool, len(snap.Servers))
 	for i := range snap.Servers {
-		if snap.Servers[i].Key == key {
-			return true
+		declared[snap.Servers[i].Key] = true
+	}
+	for key := range r.ledger.Rollouts {
+		if !declared[key] {
+			delete(r.ledger.Rollouts, key)
+			r.ledger.dirty = true
 		}
 	}
-	return false
 }
 
 func (r *Reconciler) logRollout(key types.NamespacedName, before, after rollout.State) {
@@ -416,17 +421,17 @@ func (r *Reconciler) converge(ctx context.Context, what *touched) (observation, 
 func (r *Reconciler) claim(p plan, what *touched) {
 	for _, op := range p.ipvs {
 		if op.Verb == ipvs.AddService && !r.ledger.Owns(op.Service.Key) {
-			r.ledger.Owned[op.Service.Key] = &Owned{Draining: map[ipvs.RealKey]Draining{}}
+			r.ledger.Owned[op.Service.Key], r.ledger.dirty = &Owned{Draining: map[ipvs.RealKey]Draining{}}, true
 		}
 	}
 	r.eachOwned(what, func(key ipvs.Key, o *Owned) {
-		if v := r.target.Servers[key]; v != nil {
-			o.Owner, o.Drain = v.Owner, v.Drain
+		if v := r.target.Servers[key]; v != nil && (o.Owner != v.Owner || o.Drain != v.Drain) {
+			o.Owner, o.Drain, r.ledger.dirty = v.Owner, v.Drain, true
 		}
 	})
 	for _, s := range p.sysctls {
 		if _, known := r.ledger.Sysctls[s.Key]; !known && !s.Missing {
-			r.ledger.Sysctls[s.Key] = s.Have
+			r.ledger.Sysctls[s.Key], r.ledger.dirty = s.Have, true
 		}
 	}
 }
@@ -453,8 +458,8 @@ func (r *Reconciler) noteDraining(what *touched) {
 	}
 	r.eachOwned(what, func(key ipvs.Key, o *Owned) {
 		delete(r.draining, key)
-		if r.table.find(key) == nil {
-			o.Draining = nil // it went, and its real servers with it
+		if r.table.find(key) == nil && len(o.Draining) > 0 {
+			o.Draining, r.ledger.dirty = nil, true // it went, and its real servers with it
 		}
 	})
 	r.table.each(what, func(s *ipvs.ServiceInfo) {
@@ -480,7 +485,10 @@ func (r *Reconciler) noteDraining(what *touched) {
 			}
 			draining[real.RealKey] = d
 		}
-		if o.Draining = draining; len(draining) > 0 {
+		if !maps.Equal(draining, o.Draining) {
+			o.Draining, r.ledger.dirty = draining, true
+		}
+		if len(draining) > 0 {
 			r.draining[s.Key] = true
 		}
 	})
@@ -491,6 +499,7 @@ func (r *Reconciler) forgetGone(what *touched) {
 	r.eachOwned(what, func(key ipvs.Key, _ *Owned) {
 		if r.table.find(key) == nil && r.target.Servers[key] == nil {
 			delete(r.ledger.Owned, key)
+			r.ledger.dirty = true
 		}
 	})
 }
@@ -504,6 +513,7 @@ func (r *Reconciler) disown(err error) {
 	for _, e := range batch.Ops {
 		if e.Op.Verb == ipvs.AddService && errors.Is(e, fs.ErrExist) {
 			delete(r.ledger.Owned, e.Op.Service.Key)
+			r.ledger.dirty = true
 		}
 	}
 }

@@ -633,6 +633,9 @@ func TestRandomWalk(t *testing.T) {
 			for range 2 { // what was at weight is lowered, then, if idle, deleted
 				b.pass(b.ctx, false)
 			}
+			saved, err := LoadLedger(dir)
+			require.NoError(rt, err)
+			require.Equal(rt, encoded(rt, b.ledger), encoded(rt, saved), "what is on disk is what is known")
 			require.ElementsMatch(rt, uncounted(table()), uncounted(b.table.services), "what is known is what is there")
 			here := map[ipvs.Key]bool{}
 			for _, s := range table() {
@@ -665,6 +668,12 @@ func TestRandomWalk(t *testing.T) {
 			require.Len(rt, b.ledger.Owned, len(here))
 		}
 	})
+}
+
+func encoded(t require.TestingT, l *Ledger) string {
+	text, err := l.encode()
+	require.NoError(t, err)
+	return string(text)
 }
 
 // uncounted is a table without what the kernel counts.

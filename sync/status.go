@@ -106,7 +106,7 @@ type statusStore struct {
 	dir      string
 	told     func(*Status) // of each that differs; nil: nobody
 	last     string
-	previous *Status
+	previous map[types.NamespacedName]*ServerStatus
 }
 
 func (s *statusStore) save(status *Status) error {
@@ -120,7 +120,11 @@ func (s *statusStore) save(status *Status) error {
 	if err := atomicfile.Write(filepath.Join(s.dir, statusFile), text, 0o644); err != nil {
 		return fmt.Errorf("writing the status: %w", err)
 	}
-	s.last, s.previous = string(text), status
+	s.last, s.previous = string(text), make(map[types.NamespacedName]*ServerStatus, len(status.Servers))
+	for i := range status.Servers {
+		each := &status.Servers[i]
+		s.previous[types.NamespacedName{Namespace: each.Namespace, Name: each.Name}] = each
+	}
 	if s.told != nil {
 		s.told(status)
 	}
@@ -193,10 +197,8 @@ func (r *Reconciler) observeServer(s *endpoints.Server, seen observation, servic
 
 // setConditions fills in the conditions, keeping the transition times of those that stay.
 func (r *Reconciler) setConditions(out *ServerStatus, s *endpoints.Server, blocked, message string, trouble []string) {
-	if r.status.previous != nil {
-		if before := r.status.previous.Server(s.Key); before != nil {
-			out.Status.Conditions = slices.Clone(before.Status.Conditions)
-		}
+	if before := r.status.previous[s.Key]; before != nil {
+		out.Status.Conditions = slices.Clone(before.Status.Conditions)
 	}
 	set := func(kind string, ok bool, reason, message string) {
 		c := metav1.Condition{Type: kind, Status: metav1.ConditionFalse, Reason: reason, Message: message}
