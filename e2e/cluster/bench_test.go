@@ -192,8 +192,17 @@ func (b *bencher) measure(n *Node, name string, changes int, start func() *lab.D
 	})
 	f.full = time.Since(began)
 	t.Logf("%s: full after %v", name, f.full.Round(time.Millisecond))
-	time.Sleep(15 * time.Second) // what it does after a start
+	// What a program does after its start is not rest: pointsman writes a thousand statuses.
+	const look = 5 * time.Second
 	before := cpuTime(t, d.Pid())
+	for range 60 {
+		time.Sleep(look)
+		now := cpuTime(t, d.Pid())
+		quiet := now-before < look/4
+		if before = now; quiet {
+			break
+		}
+	}
 	time.Sleep(idle)
 	f.cpu, f.rss = cpuTime(t, d.Pid())-before, resident(t, d.Pid())
 	t.Logf("%s: at rest %v, %d kB", name, f.cpu, f.rss)
