@@ -152,6 +152,18 @@ func (r *Reconciler) plan(have kernel, what *touched) plan {
 	return p
 }
 
+// withoutScheduler leaves out what would have IPVS load the scheduler by itself, which may hang it (package
+// ipvs says how), and with that the rest of those virtual servers.
+func withoutScheduler(ops []ipvs.Op, name string) []ipvs.Op {
+	left := map[ipvs.Key]bool{}
+	return slices.DeleteFunc(ops, func(op ipvs.Op) bool {
+		if op.Service.Scheduler == name && (op.Verb == ipvs.AddService || op.Verb == ipvs.EditService) {
+			left[op.Service.Key] = true
+		}
+		return left[op.Service.Key]
+	})
+}
+
 // noteConflicts gives all conflicts there are, those that were not looked at included.
 func (r *Reconciler) noteConflicts(found []Conflict, what *touched) []Conflict {
 	if what == nil || r.conflicts == nil {
@@ -179,6 +191,7 @@ func (r *Reconciler) apply(ctx context.Context, p plan) error {
 	for name := range p.schedulers() {
 		if err := r.Node.EnsureScheduler(name); err != nil {
 			failed = append(failed, err)
+			p.ipvs = withoutScheduler(p.ipvs, name)
 		}
 	}
 	if len(p.sysctls) > 0 {

@@ -511,6 +511,31 @@ func TestRemovedVirtualServerDrains(t *testing.T) {
 	}
 }
 
+// A scheduler that the node has not keeps its own virtual server back, and no other.
+func TestMissingScheduler(t *testing.T) {
+	b := newBench(t, t.TempDir())
+	b.Node = without{b.node, "lblc"}
+	bad := server("v1", map[string]int{"v1": 2})
+	bad.Key.Name, bad.Spec.Scheduler.Name = "bad", "lblc"
+	bad.Ports[0].Ways = []endpoints.Way{{Kind: endpoints.NodePort, Addr: netip.IPv4Unspecified(), Port: 30081}}
+	status := b.declare(t, bad, server("v1", map[string]int{"v1": 2}))
+	assert.Contains(t, status.Error, "no scheduler lblc")
+	assert.Contains(t, b.serving(t), "TCP 192.0.2.10:30080")
+	assert.NotContains(t, b.serving(t), "TCP 192.0.2.10:30081")
+}
+
+type without struct {
+	Node
+	scheduler string
+}
+
+func (w without) EnsureScheduler(name string) error {
+	if name == w.scheduler {
+		return fmt.Errorf("there is no scheduler %s", name)
+	}
+	return w.Node.EnsureScheduler(name)
+}
+
 func TestFailedPassTurnsHealthRed(t *testing.T) {
 	b := newBench(t, t.TempDir())
 	b.kernel.Intercept(func(int, ipvs.Op) error { return errors.New("no memory") })
