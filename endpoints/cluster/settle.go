@@ -33,7 +33,7 @@ func (s *Source) removeServer(key types.NamespacedName) {
 
 func (s *Source) setService(key types.NamespacedName, obj any) {
 	s.resolver.SetService(obj.(*corev1.Service))
-	delete(s.left, key)
+	s.dropLeft(key)
 	delete(s.missing, key)
 	s.unsettled = true
 	s.wake()
@@ -45,14 +45,34 @@ func (s *Source) removeService(key types.NamespacedName) {
 	s.wake()
 }
 
-func (s *Source) setSlice(_ types.NamespacedName, obj any) {
+func (s *Source) setSlice(key types.NamespacedName, obj any) {
+	delete(s.leftSlices, key)
 	s.resolver.SetSlice(endpoints.EndpointSlice{EndpointSlice: obj.(*discoveryv1.EndpointSlice), Source: s.String()})
 	s.wake()
 }
 
+// removeSlice keeps a slice of a Service that is kept. Where that has lost its label its slices lose theirs
+// too, before kube-proxy serves it: without them it would have no endpoint until the lookup has told.
 func (s *Source) removeSlice(key types.NamespacedName) {
+	if of := s.resolver.SliceOf(key); of.Name != "" {
+		if _, left := s.left[of]; left {
+			s.leftSlices[key] = of
+			return
+		}
+	}
 	s.resolver.DeleteSlice(key)
 	s.wake()
+}
+
+// dropLeft ends the keeping of what the watches do not show any more.
+func (s *Source) dropLeft(service types.NamespacedName) {
+	delete(s.left, service)
+	for key, of := range s.leftSlices {
+		if of == service {
+			delete(s.leftSlices, key)
+			s.resolver.DeleteSlice(key)
+		}
+	}
 }
 
 // settle hands VirtualServers to the resolver when all that they need is known, and sees that what is
@@ -135,7 +155,7 @@ func (s *Source) lookUp(names map[types.NamespacedName]bool, now time.Time) (unt
 			delete(s.missing, name)
 			s.resolver.DeleteService(name)
 		} else if _, left := s.left[name]; left && (l.answered || !now.Before(l.asked.Add(lookupPatience))) {
-			delete(s.left, name)
+			s.dropLeft(name)
 			if !l.answered {
 				s.resolver.DeleteService(name)
 			}
@@ -143,7 +163,7 @@ func (s *Source) lookUp(names map[types.NamespacedName]bool, now time.Time) (unt
 	}
 	for name := range s.left {
 		if !names[name] {
-			delete(s.left, name)
+			s.dropLeft(name)
 			s.resolver.DeleteService(name)
 		}
 	}

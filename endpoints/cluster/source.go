@@ -56,11 +56,12 @@ type Source struct {
 	pods      map[string]*podWatch // by colour label
 	startPods func(*podWatch)      // has it watched; set by Run
 
-	declared  map[types.NamespacedName]endpoints.VirtualServer // as the API server has them
-	applied   map[types.NamespacedName]endpoints.VirtualServer // as the resolver has them
-	missing   map[types.NamespacedName]*lookup
-	left      map[types.NamespacedName]struct{} // Services that the watch does not show any more, and the resolver has
-	unsettled bool                              // declared, or what it needs, changed
+	declared   map[types.NamespacedName]endpoints.VirtualServer // as the API server has them
+	applied    map[types.NamespacedName]endpoints.VirtualServer // as the resolver has them
+	missing    map[types.NamespacedName]*lookup
+	left       map[types.NamespacedName]struct{}             // Services that the watch does not show any more, and the resolver has
+	leftSlices map[types.NamespacedName]types.NamespacedName // slices of those that it does not show any more either
+	unsettled  bool                                          // declared, or what it needs, changed
 
 	started  time.Time
 	patience time.Duration           // startPatience
@@ -80,13 +81,14 @@ func New(config *rest.Config, o Options) (*Source, error) {
 		out:   endpoints.NewPublisher(o.Log),
 		saved: newSaved(filepath.Join(o.StateDir, stateFile)),
 		woken: make(chan struct{}, 1), lookupWanted: make(chan struct{}, 1),
-		health:   newHealth(),
-		patience: startPatience,
-		pods:     map[string]*podWatch{},
-		declared: map[types.NamespacedName]endpoints.VirtualServer{},
-		applied:  map[types.NamespacedName]endpoints.VirtualServer{},
-		missing:  map[types.NamespacedName]*lookup{},
-		left:     map[types.NamespacedName]struct{}{},
+		health:     newHealth(),
+		patience:   startPatience,
+		pods:       map[string]*podWatch{},
+		declared:   map[types.NamespacedName]endpoints.VirtualServer{},
+		applied:    map[types.NamespacedName]endpoints.VirtualServer{},
+		missing:    map[types.NamespacedName]*lookup{},
+		left:       map[types.NamespacedName]struct{}{},
+		leftSlices: map[types.NamespacedName]types.NamespacedName{},
 	}
 	s.servers = s.newStore("virtualservers.pointsman.io", trimVirtualServer)
 	s.servers.set, s.servers.remove = s.setServer, s.removeServer
