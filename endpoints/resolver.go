@@ -303,6 +303,7 @@ func (r *Resolver) resolve(vs VirtualServer) (Server, []SourceError) {
 	name := vs.ServiceKey()
 	b := r.services[name]
 	if server.Refused = refuseService(name, b.service); server.Refused != nil {
+		server.Coming = coming(b.service)
 		return server, nil
 	}
 	server.Affinity = affinity(b.service)

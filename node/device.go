@@ -33,8 +33,10 @@ type Device struct {
 	// address that is one of them is served where it is. Those of kube-proxy's device are not among them:
 	// it takes one away when its Service gets our label, and ours has to be there by then.
 	Elsewhere []netip.Addr
-	// KubeProxy: there is a device kube-ipvs0, so kube-proxy runs in ipvs mode, or did.
+	// KubeProxy: there is a device kube-ipvs0, so kube-proxy runs in ipvs mode, or did. Proxied are the
+	// addresses on it.
 	KubeProxy bool
+	Proxied   []netip.Addr
 }
 
 // kubeProxyDevice is the device on which kube-proxy in ipvs mode holds the addresses of its Services.
@@ -171,6 +173,7 @@ func device(links []netlink.Link, addrs []netlink.Addr) (Device, error) {
 		ones, _ := a.Mask.Size()
 		switch {
 		case a.LinkIndex == proxy:
+			d.Proxied = append(d.Proxied, addr)
 		case a.LinkIndex != index:
 			d.Elsewhere = append(d.Elsewhere, addr)
 		case ones != addr.BitLen(),

@@ -1,10 +1,16 @@
 package sync
 
 import (
+	"maps"
+	"net/netip"
+	"slices"
+
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/pointsman/pointsman/endpoints"
 	"github.com/pointsman/pointsman/ipvs"
+	"github.com/pointsman/pointsman/nft"
+	"github.com/pointsman/pointsman/node"
 )
 
 // A Service changes hands when its label does. In ipvs mode kube-proxy has virtual servers of the very keys that
@@ -72,4 +78,44 @@ func (r *Reconciler) release(kubeProxy bool) {
 			r.Log.WithField("virtualserver", o.Owner.String()).Infof("leaving %s to kube-proxy: the Service has lost its label", key)
 		}
 	}
+}
+
+// addComing adds what can be prepared for a Service that gets its label.
+func (t *Target) addComing(in Input, s *endpoints.Server) {
+	for _, p := range s.Coming {
+		for _, way := range p.Ways {
+			addresses := []netip.Addr{way.Addr}
+			if way.Kind == endpoints.NodePort {
+				addresses = sameFamily(in.NodeAddresses, way.Addr)
+			}
+			for _, addr := range addresses {
+				key := ipvs.Key{Protocol: protocols[p.Protocol], Addr: addr, Port: way.Port}
+				t.Coming = append(t.Coming, &VirtualServer{
+					Owner: s.Key, Service: ipvs.Service{Key: key}, OnDummy: way.Kind != endpoints.NodePort,
+					Masquerade: masqueradeClass(way, s.Spec.Forwarding),
+				})
+			}
+		}
+	}
+}
+
+// prepare adds what has to be there at the moment when a Service that kube-proxy serves in ipvs mode gets our
+// label: kube-proxy then takes the Service's addresses off its device and ends its masquerade, and may
+// be faster than we are. Until then it is there twice, which changes nothing for anybody. An address is prepared
+// that kube-proxy's device holds, and stays when that no longer does.
+func prepare(t *Target, device node.Device, masquerade nft.Ruleset, addresses []netip.Addr) (nft.Ruleset, []netip.Addr) {
+	if !device.KubeProxy || len(t.Coming) == 0 {
+		return masquerade, addresses
+	}
+	addresses, masquerade.Virtual = slices.Clone(addresses), maps.Clone(masquerade.Virtual)
+	for _, v := range t.Coming {
+		addr := v.Service.Addr
+		if v.OnDummy && (slices.Contains(device.Proxied, addr) || slices.Contains(device.Addresses, addr)) {
+			addresses = append(addresses, addr)
+		}
+		if _, taken := masquerade.Virtual[MasqueradeElement(v.Service.Key)]; v.Masquerade != nil && !taken {
+			masquerade.Virtual[MasqueradeElement(v.Service.Key)] = *v.Masquerade
+		}
+	}
+	return masquerade, addresses
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/pointsman/pointsman/endpoints"
 	"github.com/pointsman/pointsman/ipvs"
 )
 
@@ -113,4 +114,32 @@ func TestGivesBackWithoutTheLabel(t *testing.T) {
 	b.node.SetKubeProxy(false)
 	b.declare(t, unlabelled(s))
 	require.True(t, b.ledger.Owns(contested))
+}
+
+// Before a Service gets the label, what kube-proxy takes away with the label is there already.
+func TestPreparesForTheLabel(t *testing.T) {
+	b := newBench(t, t.TempDir())
+	s := server("v1", map[string]int{"v1": 2})
+	waiting := unlabelled(s)
+	waiting.Coming = []endpoints.Port{{Protocol: s.Ports[0].Protocol, Ways: s.Ports[0].Ways}}
+	addr := netip.MustParseAddr("10.96.0.10")
+	held := func() []netip.Addr {
+		device, err := b.node.ReadDevice()
+		require.NoError(t, err)
+		return device.Addresses
+	}
+	b.declare(t, waiting)
+	require.Empty(t, held(), "no kube-proxy in ipvs mode holds it")
+	b.node.SetKubeProxy(true, addr)
+	b.declare(t, waiting)
+	require.Equal(t, []netip.Addr{addr}, held())
+	rules, _, err := b.rules.Read()
+	require.NoError(t, err)
+	require.Len(t, rules.Virtual, 2, "the masquerade of both ways in")
+	require.Empty(t, tableOf(t, b.kernel), "no virtual server without endpoints")
+	b.node.SetKubeProxy(true)
+	b.declare(t, waiting)
+	require.Equal(t, []netip.Addr{addr}, held(), "kube-proxy was told of the label first")
+	b.declare(t)
+	require.Empty(t, held(), "no longer declared")
 }

@@ -144,6 +144,7 @@ func (r *Reconciler) plan(have kernel, what *touched) plan {
 			addresses = append(addresses[:len(addresses):len(addresses)], key.Addr)
 		}
 	}
+	masquerade, addresses = prepare(&r.target, have.device, masquerade, addresses)
 	p.device = node.DiffDevice(addresses, have.device)
 	p.nft = nft.Diff(masquerade, have.rules, have.intact)
 	var conflicts []Conflict

@@ -33,7 +33,7 @@ func (s *Source) removeServer(key types.NamespacedName) {
 
 func (s *Source) setService(key types.NamespacedName, obj any) {
 	s.resolver.SetService(obj.(*corev1.Service))
-	s.dropLeft(key)
+	delete(s.left, key)
 	delete(s.missing, key)
 	s.unsettled = true
 	s.wake()
@@ -51,28 +51,30 @@ func (s *Source) setSlice(key types.NamespacedName, obj any) {
 	s.wake()
 }
 
-// removeSlice keeps a slice of a Service that is kept. Where that has lost its label its slices lose theirs
-// too, before kube-proxy serves it: without them it would have no endpoint until the lookup has told.
+// removeSlice keeps a slice for a moment, and as long as its Service is kept: it may only have lost its label,
+// as the slices of a Service do that has lost it, and without them the Service would have no endpoint until the
+// lookup has told.
 func (s *Source) removeSlice(key types.NamespacedName) {
-	if of := s.resolver.SliceOf(key); of.Name != "" {
-		if _, left := s.left[of]; left {
-			s.leftSlices[key] = of
-			return
-		}
-	}
-	s.resolver.DeleteSlice(key)
+	s.leftSlices[key] = time.Now().Add(slicePatience)
 	s.wake()
 }
 
-// dropLeft ends the keeping of what the watches do not show any more.
-func (s *Source) dropLeft(service types.NamespacedName) {
-	delete(s.left, service)
-	for key, of := range s.leftSlices {
-		if of == service {
-			delete(s.leftSlices, key)
-			s.resolver.DeleteSlice(key)
+// dropSlices forgets slices that were kept long enough, and says when to do so again.
+func (s *Source) dropSlices(now time.Time) (again time.Time) {
+	for key, until := range s.leftSlices {
+		if _, left := s.left[s.resolver.SliceOf(key)]; left {
+			continue // settle ends that, and update comes by
 		}
+		if now.Before(until) {
+			if again.IsZero() || until.Before(again) {
+				again = until
+			}
+			continue
+		}
+		delete(s.leftSlices, key)
+		s.resolver.DeleteSlice(key)
 	}
+	return again
 }
 
 // settle hands VirtualServers to the resolver when all that they need is known, and sees that what is
@@ -155,7 +157,7 @@ func (s *Source) lookUp(names map[types.NamespacedName]bool, now time.Time) (unt
 			delete(s.missing, name)
 			s.resolver.DeleteService(name)
 		} else if _, left := s.left[name]; left && (l.answered || !now.Before(l.asked.Add(lookupPatience))) {
-			s.dropLeft(name)
+			delete(s.left, name)
 			if !l.answered {
 				s.resolver.DeleteService(name)
 			}
@@ -163,7 +165,7 @@ func (s *Source) lookUp(names map[types.NamespacedName]bool, now time.Time) (unt
 	}
 	for name := range s.left {
 		if !names[name] {
-			s.dropLeft(name)
+			delete(s.left, name)
 			s.resolver.DeleteService(name)
 		}
 	}

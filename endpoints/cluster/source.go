@@ -25,6 +25,8 @@ const (
 	// pieces of maxQuiet.
 	quiet    = 5 * time.Millisecond
 	maxQuiet = 100 * time.Millisecond
+	// An EndpointSlice that is gone may be told of before its Service that is gone.
+	slicePatience = 250 * time.Millisecond
 	// startPatience is how long the watches may take to fill before the last known state is used.
 	startPatience = 5 * time.Second
 )
@@ -59,9 +61,9 @@ type Source struct {
 	declared   map[types.NamespacedName]endpoints.VirtualServer // as the API server has them
 	applied    map[types.NamespacedName]endpoints.VirtualServer // as the resolver has them
 	missing    map[types.NamespacedName]*lookup
-	left       map[types.NamespacedName]struct{}             // Services that the watch does not show any more, and the resolver has
-	leftSlices map[types.NamespacedName]types.NamespacedName // slices of those that it does not show any more either
-	unsettled  bool                                          // declared, or what it needs, changed
+	left       map[types.NamespacedName]struct{}  // Services that the watch does not show any more, and the resolver has
+	leftSlices map[types.NamespacedName]time.Time // slices that the watch does not show any more, and until when at least the resolver has them
+	unsettled  bool                               // declared, or what it needs, changed
 
 	started  time.Time
 	patience time.Duration           // startPatience
@@ -88,7 +90,7 @@ func New(config *rest.Config, o Options) (*Source, error) {
 		applied:    map[types.NamespacedName]endpoints.VirtualServer{},
 		missing:    map[types.NamespacedName]*lookup{},
 		left:       map[types.NamespacedName]struct{}{},
-		leftSlices: map[types.NamespacedName]types.NamespacedName{},
+		leftSlices: map[types.NamespacedName]time.Time{},
 	}
 	s.servers = s.newStore("virtualservers.pointsman.io", trimVirtualServer)
 	s.servers.set, s.servers.remove = s.setServer, s.removeServer
@@ -194,6 +196,7 @@ func (s *Source) update(now time.Time) time.Time {
 	}
 	sooner(s.health.look(now))
 	sooner(s.settle(now))
+	sooner(s.dropSlices(now))
 	waiting := s.waiting()
 	held := s.health.held(now)
 	sooner(held)
