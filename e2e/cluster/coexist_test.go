@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"net/netip"
-	"strings"
 	"testing"
 	"time"
 
@@ -20,7 +19,7 @@ func TestClusterBesideKubeProxy(t *testing.T) {
 	c.Apply(labelled)
 	c.Apply(other)
 	c.Apply(deployment("v1", 4))
-	c.Apply(onMaster)
+	c.Apply(onMaster("v1"))
 	for _, n := range c.Nodes {
 		c.Apply(client(n.Name()))
 	}
@@ -32,12 +31,12 @@ func TestClusterBesideKubeProxy(t *testing.T) {
 	for _, n := range c.Nodes {
 		daemons[n.Name()] = c.Pointsman(n, account)
 	}
-	c.servesEverywhere("version=v1")
+	c.wait("version=v1")
 	// No pod of v2 is to be told apart from one of v1 by where it is.
 	c.Apply(deployment("v2", 4))
-	c.Apply(strings.ReplaceAll(onMaster, "v1", "v2"))
+	c.Apply(onMaster("v2"))
 	c.Endpoints("default", "myapp", 10)
-	c.servesEverywhere("version=v1")
+	c.wait("version=v1")
 
 	for _, n := range c.Nodes {
 		t.Run(modes[n.Name()], func(t *testing.T) { c.In(t).beside(n) })

@@ -39,13 +39,15 @@ spec:
       containers: [{name: other, image: other, ports: [{containerPort: 80}]}]
 `
 
-// onMaster is a pod of the scenario's v1 on the master, where no Deployment's pod goes.
-const onMaster = `
+// onMaster is a pod of a version on the master, where no Deployment's pod goes.
+func onMaster(version string) string {
+	return fmt.Sprintf(`
 apiVersion: v1
 kind: Pod
-metadata: {name: myapp-v1-mast01, namespace: default, labels: {app: myapp, version: v1}}
-spec: {nodeName: mast01, containers: [{name: myapp, image: "myapp:v1", ports: [{containerPort: 80}]}]}
-`
+metadata: {name: myapp-%[1]s-mast01, namespace: default, labels: {app: myapp, version: %[1]s}}
+spec: {nodeName: mast01, containers: [{name: myapp, image: "myapp:%[1]s", ports: [{containerPort: 80}]}]}
+`, version)
+}
 
 // modes are the modes of the nodes' kube-proxies: each has another.
 var modes = map[string]string{Master: "ipvs", "node01": "iptables", "node02": "nftables"}
@@ -200,4 +202,30 @@ func splitLines(text string) []string {
 		return nil
 	}
 	return strings.Split(strings.TrimSpace(text), "\n")
+}
+
+// wait is servesEverywhere with what is to be seen when it fails.
+func (c *Cluster) wait(selector string) {
+	c.t.Helper()
+	deadline := time.Now().Add(40 * time.Second)
+	for time.Now().Before(deadline) {
+		var errs []error
+		for _, n := range c.Nodes {
+			errs = append(errs, c.serves(n, n.nodePort(), selector))
+		}
+		if errors.Join(errs...) == nil {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	for _, n := range c.Nodes {
+		for _, args := range [][]string{{"list", "-n"}, {"plan", "--kubeconfig", handed("admin.kubeconfig"), "--node-name", n.Name(), "--state-dir", c.stateDir(n)}, {"status", "-o", "json", "--state-dir", c.stateDir(n)}} {
+			c.t.Logf("on %s: %v", n.Name(), c.Call(n, args...))
+		}
+		out, _ := n.Run("ip", "-4", "address")
+		c.t.Log(out)
+		out, _ = n.Run("ipvsadm", "-Ln")
+		c.t.Log(out)
+	}
+	require.FailNow(c.t, "not served")
 }
