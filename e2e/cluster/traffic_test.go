@@ -194,38 +194,3 @@ func (f *traffic) stop() {
 		sessions.Close()
 	}
 }
-
-func contains(text, part string) bool { return strings.Contains(text, part) }
-
-func splitLines(text string) []string {
-	if text == "" {
-		return nil
-	}
-	return strings.Split(strings.TrimSpace(text), "\n")
-}
-
-// wait is servesEverywhere with what is to be seen when it fails.
-func (c *Cluster) wait(selector string) {
-	c.t.Helper()
-	deadline := time.Now().Add(40 * time.Second)
-	for time.Now().Before(deadline) {
-		var errs []error
-		for _, n := range c.Nodes {
-			errs = append(errs, c.serves(n, n.nodePort(), selector))
-		}
-		if errors.Join(errs...) == nil {
-			return
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	for _, n := range c.Nodes {
-		for _, args := range [][]string{{"list", "-n"}, {"plan", "--kubeconfig", handed("admin.kubeconfig"), "--node-name", n.Name(), "--state-dir", c.stateDir(n)}, {"status", "-o", "json", "--state-dir", c.stateDir(n)}} {
-			c.t.Logf("on %s: %v", n.Name(), c.Call(n, args...))
-		}
-		out, _ := n.Run("ip", "-4", "address")
-		c.t.Log(out)
-		out, _ = n.Run("ipvsadm", "-Ln")
-		c.t.Log(out)
-	}
-	require.FailNow(c.t, "not served")
-}
