@@ -60,6 +60,23 @@ func refuseService(name types.NamespacedName, svc *corev1.Service) *Refusal {
 	return nil
 }
 
+// coming are the ways in to a Service that has no service proxy's label yet and would be ours with it.
+func coming(svc *corev1.Service) []Port {
+	if svc == nil {
+		return nil
+	}
+	if _, labelled := svc.Labels[ServiceProxyLabel]; labelled {
+		return nil // another proxy's
+	}
+	ours := svc.DeepCopy()
+	ours.Labels = map[string]string{ServiceProxyLabel: ServiceProxyName}
+	if refuseService(types.NamespacedName{}, ours) != nil {
+		return nil
+	}
+	out, _ := ports(svc, nil, nil, types.NamespacedName{})
+	return out
+}
+
 func affinity(svc *corev1.Service) uint32 {
 	if svc.Spec.SessionAffinity != corev1.ServiceAffinityClientIP {
 		return 0

@@ -140,6 +140,16 @@ func (r *Resolver) SetSlice(slice EndpointSlice) {
 	r.touch(b)
 }
 
+// SliceOf is the Service that a slice names; the zero name for a slice that is not there.
+func (r *Resolver) SliceOf(key types.NamespacedName) types.NamespacedName {
+	b := r.slices[key]
+	if b == nil {
+		return types.NamespacedName{}
+	}
+	at, _ := b.find(key.Name)
+	return types.NamespacedName{Namespace: key.Namespace, Name: b.slices[at].Labels[discoveryv1.LabelServiceName]}
+}
+
 // DeleteSlice forgets one.
 func (r *Resolver) DeleteSlice(key types.NamespacedName) {
 	b := r.slices[key]
@@ -293,6 +303,7 @@ func (r *Resolver) resolve(vs VirtualServer) (Server, []SourceError) {
 	name := vs.ServiceKey()
 	b := r.services[name]
 	if server.Refused = refuseService(name, b.service); server.Refused != nil {
+		server.Coming = coming(b.service)
 		return server, nil
 	}
 	server.Affinity = affinity(b.service)

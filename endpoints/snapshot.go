@@ -60,10 +60,13 @@ type Server struct {
 	// Affinity is the session affinity timeout in seconds (Service.spec.sessionAffinity ClientIP); 0: none.
 	Affinity uint32
 	Ports    []Port // in the Service's order
+	// Coming are the ways in, without endpoints, to a Service that lacks nothing but our label: what can be
+	// prepared for the moment that it gets the label.
+	Coming []Port `json:",omitempty"`
 }
 
 // refuse takes everything from the server that only an accepted one has.
-func (s *Server) refuse(why *Refusal) { s.Refused, s.Ports, s.Affinity = why, nil, 0 }
+func (s *Server) refuse(why *Refusal) { s.Refused, s.Ports, s.Affinity, s.Coming = why, nil, 0, nil }
 
 // Refusal is the reason and the mend, as in the condition Accepted=False.
 type Refusal struct {

@@ -12,7 +12,7 @@ import (
 // notOurs are devices whose addresses are virtual themselves, so no node port is served there.
 var notOurs = []string{
 	DeviceName,
-	"kube-ipvs0",   // kube-proxy's, in ipvs mode: ClusterIPs
+	kubeProxyDevice,
 	"nodelocaldns", // NodeLocal DNSCache's: the DNS Service's ClusterIP
 }
 

@@ -31,9 +31,17 @@ type Device struct {
 	// Foreign are others on it.
 	Foreign []netip.Prefix
 	// Elsewhere are the addresses that other interfaces of the node hold, of any scope. A virtual
-	// address that is one of them is served where it is.
+	// address that is one of them is served where it is. Those of kube-proxy's device are not among them:
+	// it takes one away when its Service gets our label, and ours has to be there by then.
 	Elsewhere []netip.Addr
+	// KubeProxy: there is a device kube-ipvs0, so kube-proxy runs in ipvs mode, or did. Proxied are the
+	// addresses on it.
+	KubeProxy bool
+	Proxied   []netip.Addr
 }
+
+// kubeProxyDevice is the device on which kube-proxy in ipvs mode holds the addresses of its Services.
+const kubeProxyDevice = "kube-ipvs0"
 
 // DeviceVerb is what a DeviceOp does.
 type DeviceVerb uint8
@@ -142,9 +150,12 @@ func (n *Node) ReadDevice() (Device, error) {
 
 func device(links []netlink.Link, addrs []netlink.Addr) (Device, error) {
 	var d Device
-	index := -1
+	index, proxy := -1, -1
 	for _, l := range links {
 		a := l.Attrs()
+		if a.Name == kubeProxyDevice {
+			proxy, d.KubeProxy = a.Index, true
+		}
 		if a.Name != DeviceName {
 			continue
 		}
@@ -162,6 +173,8 @@ func device(links []netlink.Link, addrs []netlink.Addr) (Device, error) {
 		addr = addr.Unmap()
 		ones, _ := a.Mask.Size()
 		switch {
+		case a.LinkIndex == proxy:
+			d.Proxied = append(d.Proxied, addr)
 		case a.LinkIndex != index:
 			d.Elsewhere = append(d.Elsewhere, addr)
 		case ones != addr.BitLen(),

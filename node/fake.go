@@ -50,6 +50,13 @@ func (f *Fake) Lack(key string) {
 	f.lacks[key] = true
 }
 
+// SetKubeProxy has the node have kube-proxy's device with the addresses, or not.
+func (f *Fake) SetKubeProxy(there bool, addrs ...netip.Addr) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.device.KubeProxy, f.device.Proxied = there, addrs
+}
+
 // SetAddresses gives the node those addresses of its own, and says so on Changed.
 func (f *Fake) SetAddresses(addrs ...netip.Addr) {
 	f.mu.Lock()
@@ -174,7 +181,7 @@ func (f *Fake) ApplyDevice(ops []DeviceOp) error {
 				d.Addresses = slices.Delete(d.Addresses, at, at+1)
 			}
 		case DelDevice:
-			*d = Device{}
+			*d = Device{KubeProxy: d.KubeProxy, Proxied: d.Proxied}
 		}
 	}
 	return nil

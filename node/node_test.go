@@ -198,7 +198,7 @@ func TestPreflightOthers(t *testing.T) {
 	defer server.Close()
 	proc := t.TempDir()
 	look := func() map[string]Finding {
-		p := &preflight{proc: proc, proxyMode: server.URL, dial: new(net.Dialer).DialContext}
+		p := &preflight{proc: proc, proxyMode: server.URL, dial: new(net.Dialer).DialContext, addresses: addrs("192.0.2.1", "2001:db8::1")}
 		p.others(t.Context())
 		found := make(map[string]Finding)
 		for _, f := range p.findings {
@@ -208,6 +208,7 @@ func TestPreflightOthers(t *testing.T) {
 		return found
 	}
 	require.Equal(t, Warn, look()["kube-proxy"].Level)
+	require.Contains(t, look()["kube-proxy"].Mend, "192.0.2.1/32,2001:db8::1/128", "what to exclude")
 	mode = "iptables"
 	require.Equal(t, OK, look()["kube-proxy"].Level)
 	mode = "nftables"

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -37,8 +38,9 @@ type Finding struct {
 
 // preflight gathers findings; its fields are where it looks, so that tests can have it look elsewhere.
 type preflight struct {
-	proc      string // "/proc"
-	proxyMode string // kube-proxy's answer to which mode it is in
+	proc      string       // "/proc"
+	proxyMode string       // kube-proxy's answer to which mode it is in
+	addresses []netip.Addr // the node's own, that serve node ports
 	dial      func(ctx context.Context, network, address string) (net.Conn, error)
 	findings  []Finding
 }
@@ -59,6 +61,7 @@ func (n *Node) Preflight(ctx context.Context) []Finding {
 		})
 		return conn, err
 	}
+	p.addresses, _ = n.Addresses() // for a text only
 	err := n.in(func() error {
 		p.kernel()
 		p.capabilities()
@@ -162,15 +165,15 @@ func (p *preflight) nftables() {
 // others are programs that write to IPVS too.
 func (p *preflight) others(ctx context.Context) {
 	mode, ipvsDevice := p.kubeProxyMode(ctx), false
-	if _, err := net.InterfaceByName("kube-ipvs0"); err == nil {
+	if _, err := net.InterfaceByName(kubeProxyDevice); err == nil {
 		ipvsDevice = true
 	}
-	const exclude = "add the node's and the virtual servers' addresses to kube-proxy's ipvs.excludeCIDRs, or use steering: Mark"
+	exclude := fmt.Sprintf("add %s and the ClusterIP and external addresses of each Service of pointsman's to kube-proxy's ipvs.excludeCIDRs (flag --ipvs-exclude-cidrs), and restart it", p.own())
 	switch {
 	case mode == "ipvs":
 		p.add(Warn, "kube-proxy", "in ipvs mode: at every sync it deletes address-keyed virtual servers that it did not make, unless their address is excluded", exclude)
 	case mode == "nftables":
-		p.add(Warn, "kube-proxy", "in nftables mode: it flushes all of IPVS once at each of its starts; that is repaired within a second", "start it before pointsman")
+		p.add(Warn, "kube-proxy", "in nftables mode: it flushes all of IPVS once at each of its starts; that is repaired at once, but connections through it are cut", "start it before pointsman, and restart it when that does least harm")
 	case mode != "":
 		p.add(OK, "kube-proxy", "in "+mode+" mode: leaves IPVS alone", "")
 	case ipvsDevice:
@@ -187,6 +190,18 @@ func (p *preflight) others(ctx context.Context) {
 			p.add(Warn, known.comm, known.detail, known.mend)
 		}
 	}
+}
+
+// own is the node's addresses as a list of networks.
+func (p *preflight) own() string {
+	if len(p.addresses) == 0 {
+		return "the node's addresses"
+	}
+	var all []string
+	for _, a := range p.addresses {
+		all = append(all, whole(a).String())
+	}
+	return strings.Join(all, ",")
 }
 
 // kubeProxyMode asks kube-proxy's metrics server; "" when none answers.

@@ -68,6 +68,7 @@ func (n *Node) look() (seen, error) {
 	// Each pod that comes or goes brings a link-local address, and none of them is a virtual one.
 	s.device.Elsewhere = slices.DeleteFunc(s.device.Elsewhere, netip.Addr.IsLinkLocalUnicast)
 	slices.SortFunc(s.device.Elsewhere, netip.Addr.Compare)
+	slices.SortFunc(s.device.Proxied, netip.Addr.Compare)
 	return s, nil
 }
 

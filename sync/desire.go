@@ -26,6 +26,9 @@ type Target struct {
 	// Held are the owners that are declared in a way that cannot be served, and of which nothing
 	// better is known: their virtual servers stay as they are.
 	Held map[types.NamespacedName]bool
+	// Coming are the virtual servers, without real servers, of Services that lack nothing but our label;
+	// see [Reconciler.prepare].
+	Coming []*VirtualServer
 	// Problems are what could not be had, by VirtualServer.
 	Problems map[types.NamespacedName][]string
 }
@@ -92,6 +95,7 @@ func Desire(in Input) Target {
 		s := &in.Snapshot.Servers[i]
 		if s.Refused != nil {
 			t.Held[s.Key] = true
+			t.addComing(in, s)
 			continue
 		}
 		for j := range s.Ports {

@@ -22,6 +22,8 @@ func (r *Reconciler) Plan(ctx context.Context) (ops []fmt.Stringer, warnings []s
 	if err != nil {
 		return nil, nil, err
 	}
+	r.release(have.device.KubeProxy)
+	r.adopt(nil)
 	r.noteDraining(nil)
 	p := r.plan(have, nil)
 	for _, c := range p.conflicts {

@@ -144,10 +144,11 @@ func (r *Reconciler) plan(have kernel, what *touched) plan {
 			addresses = append(addresses[:len(addresses):len(addresses)], key.Addr)
 		}
 	}
+	masquerade, addresses = prepare(&r.target, have.device, masquerade, addresses)
 	p.device = node.DiffDevice(addresses, have.device)
 	p.nft = nft.Diff(masquerade, have.rules, have.intact)
 	var conflicts []Conflict
-	p.ipvs, conflicts = planIPVS(r.target, &r.table, what, r.ledger, time.Now())
+	p.ipvs, conflicts = planIPVS(r.target, &r.table, what, r.ledger, r.released, time.Now())
 	p.conflicts = r.noteConflicts(conflicts, what)
 	return p
 }

@@ -6,19 +6,21 @@ import (
 	"slices"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
+
 	"github.com/pointsman/pointsman/ipvs"
 )
 
 // planIPVS gives the ops that lead from the kernel's table to the target, of the virtual servers that
 // what looks at, in an order that is safe after each op, and the conflicts that no op of ours may
-// resolve. It is pure: now is only compared with the drain deadlines. Its cost is linear in the real
+// resolve. Virtual servers of released owners are none of its business. It is pure: now is only compared with the drain deadlines. Its cost is linear in the real
 // servers of what, plus sorting.
 //
 // For one virtual server the order is: make it or set its options, add and raise real servers, then
 // lower those that must get no new connections, then delete those that have drained. So a prefix
 // has at worst both colours up, never none. Virtual servers follow one another rather than each
 // step over all of them, to keep each one's time of both short.
-func planIPVS(t Target, have *table, what *touched, l *Ledger, now time.Time) (ops []ipvs.Op, conflicts []Conflict) {
+func planIPVS(t Target, have *table, what *touched, l *Ledger, released map[types.NamespacedName]bool, now time.Time) (ops []ipvs.Op, conflicts []Conflict) {
 	var wanted, retired []ipvs.Key
 	have.each(what, func(s *ipvs.ServiceInfo) {
 		if o := l.Owned[s.Key]; o != nil && t.Servers[s.Key] == nil && !t.Held[o.Owner] {
@@ -38,6 +40,9 @@ func planIPVS(t Target, have *table, what *touched, l *Ledger, now time.Time) (o
 	slices.SortFunc(retired, compareKeys)
 
 	for _, key := range wanted {
+		if released[t.Servers[key].Owner] {
+			continue
+		}
 		h := have.find(key)
 		if h != nil && !l.Owns(key) {
 			conflicts = append(conflicts, Conflict{Key: key, Server: t.Servers[key]})

@@ -177,8 +177,8 @@ func TestPlanIsSafeAfterEveryPrefix(t *testing.T) {
 		services, err := s.fake.Read(ctx)
 		require.NoError(t, err)
 		before := tableOf(t, s.fake)
-		ops, conflicts := planIPVS(s.target, tableFrom(services), nil, s.ledger, noon)
-		again, _ := planIPVS(s.target, tableFrom(services), nil, s.ledger, noon)
+		ops, conflicts := planIPVS(s.target, tableFrom(services), nil, s.ledger, nil, noon)
+		again, _ := planIPVS(s.target, tableFrom(services), nil, s.ledger, nil, noon)
 		require.Equal(t, texts(ops), texts(again), "the same plan each time")
 		for _, op := range ops {
 			require.NoError(t, s.fake.Apply(ctx, []ipvs.Op{op}), "each op is one that the kernel takes: %s", op)
@@ -215,7 +215,7 @@ func TestPlanIsSafeAfterEveryPrefix(t *testing.T) {
 		}
 		for range 2 {
 			services, _ = s.fake.Read(ctx)
-			ops, _ = planIPVS(s.target, tableFrom(services), nil, s.ledger, noon)
+			ops, _ = planIPVS(s.target, tableFrom(services), nil, s.ledger, nil, noon)
 			require.NoError(t, s.fake.Apply(ctx, ops))
 		}
 		require.Empty(t, ops, "a second pass over a right table writes nothing")
@@ -286,7 +286,7 @@ func TestPlanReadsAsCommands(t *testing.T) {
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			ops, conflicts := planIPVS(c.target, tableFrom(c.have), nil, ledger, noon)
+			ops, conflicts := planIPVS(c.target, tableFrom(c.have), nil, ledger, nil, noon)
 			assert.Empty(t, conflicts)
 			assert.Equal(t, c.want, texts(ops))
 		})
@@ -296,7 +296,7 @@ func TestPlanReadsAsCommands(t *testing.T) {
 func TestPlanLeavesAForeignVirtualServerAlone(t *testing.T) {
 	key := virtual(10, ipvs.TCP)
 	target := Target{Servers: map[ipvs.Key]*VirtualServer{key: {Owner: owner, Service: rr(key), Reals: []ipvs.RealServer{real(1, 1)}}}}
-	ops, conflicts := planIPVS(target, tableFrom([]ipvs.ServiceInfo{{Service: rr(key)}}), nil, NewLedger(), noon)
+	ops, conflicts := planIPVS(target, tableFrom([]ipvs.ServiceInfo{{Service: rr(key)}}), nil, NewLedger(), nil, noon)
 	assert.Empty(t, ops)
 	require.Len(t, conflicts, 1)
 	assert.ErrorContains(t, conflicts[0], "ipvsadm -D -t 192.0.2.10:30080")
@@ -320,7 +320,7 @@ func BenchmarkPlanNothingToChange(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		if ops, _ := planIPVS(target, tableFrom(have), nil, ledger, noon); len(ops) > 0 {
+		if ops, _ := planIPVS(target, tableFrom(have), nil, ledger, nil, noon); len(ops) > 0 {
 			b.Fatal(ops[0])
 		}
 	}

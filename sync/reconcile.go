@@ -111,9 +111,12 @@ type Reconciler struct {
 	inForce   map[types.NamespacedName]endpoints.Server
 	addresses []netip.Addr
 	target    Target
-	conflicts map[ipvs.Key]Conflict // as last planned
-	draining  map[ipvs.Key]bool     // virtual servers of which real servers drain
-	rulesSeen struct {              // our nftables table when it was last read
+	conflicts map[ipvs.Key]Conflict         // as last planned
+	draining  map[ipvs.Key]bool             // virtual servers of which real servers drain
+	released  map[types.NamespacedName]bool // VirtualServers whose virtual servers are kube-proxy's again
+	undoing   undoing
+	undone    map[types.NamespacedName]string // what others undo, as last told
+	rulesSeen struct {                        // our nftables table when it was last read
 		generation uint32 // 0: never
 		rules      nft.Ruleset
 		intact     bool
@@ -190,7 +193,7 @@ func (r *Reconciler) pass(ctx context.Context, stale bool) time.Duration {
 		failed = append(failed, err)
 	}
 	what := r.scope(stale, before)
-	if !stale && what != nil && len(what.keys) == 0 && r.atRest() {
+	if !stale && what != nil && len(what.keys) == 0 && !r.undoing.due(time.Now()) && r.atRest() {
 		return restInterval
 	}
 	var seen observation
@@ -392,10 +395,14 @@ func (r *Reconciler) converge(ctx context.Context, what *touched) (observation, 
 	var seen observation
 	all := what // that this pass looks at, over its rounds
 	for range rounds {
+		had := r.ours(what)
 		have, err := r.read(ctx, what)
 		if err != nil {
 			return seen, errors.Join(applyErr, err)
 		}
+		r.noteUndone(had, have.device.KubeProxy, time.Now())
+		r.release(have.device.KubeProxy)
+		r.adopt(what)
 		r.noteDraining(what)
 		plan := r.plan(have, what)
 		seen = observation{plan.conflicts, plan.pending(r.target)}

@@ -212,6 +212,8 @@ func (r *Reconciler) setConditions(out *ServerStatus, s *endpoints.Server, block
 		set(v1alpha1.ConditionAccepted, false, s.Refused.Reason, s.Refused.Message)
 	case len(trouble) > 0:
 		set(v1alpha1.ConditionAccepted, false, "AddressTaken", strings.Join(trouble, "; "))
+	case r.undone[s.Key] != "":
+		set(v1alpha1.ConditionAccepted, false, reasonUndone, r.undone[s.Key])
 	default:
 		set(v1alpha1.ConditionAccepted, true, "Accepted", "")
 	}

@@ -45,14 +45,36 @@ func (s *Source) removeService(key types.NamespacedName) {
 	s.wake()
 }
 
-func (s *Source) setSlice(_ types.NamespacedName, obj any) {
+func (s *Source) setSlice(key types.NamespacedName, obj any) {
+	delete(s.leftSlices, key)
 	s.resolver.SetSlice(endpoints.EndpointSlice{EndpointSlice: obj.(*discoveryv1.EndpointSlice), Source: s.String()})
 	s.wake()
 }
 
+// removeSlice keeps a slice for a moment, and as long as its Service is kept: it may only have lost its label,
+// as the slices of a Service do that has lost it, and without them the Service would have no endpoint until the
+// lookup has told.
 func (s *Source) removeSlice(key types.NamespacedName) {
-	s.resolver.DeleteSlice(key)
+	s.leftSlices[key] = time.Now().Add(slicePatience)
 	s.wake()
+}
+
+// dropSlices forgets slices that were kept long enough, and says when to do so again.
+func (s *Source) dropSlices(now time.Time) (again time.Time) {
+	for key, until := range s.leftSlices {
+		if _, left := s.left[s.resolver.SliceOf(key)]; left {
+			continue // settle ends that, and update comes by
+		}
+		if now.Before(until) {
+			if again.IsZero() || until.Before(again) {
+				again = until
+			}
+			continue
+		}
+		delete(s.leftSlices, key)
+		s.resolver.DeleteSlice(key)
+	}
+	return again
 }
 
 // settle hands VirtualServers to the resolver when all that they need is known, and sees that what is

@@ -25,6 +25,8 @@ const (
 	// pieces of maxQuiet.
 	quiet    = 5 * time.Millisecond
 	maxQuiet = 100 * time.Millisecond
+	// An EndpointSlice that is gone may be told of before its Service that is gone.
+	slicePatience = 250 * time.Millisecond
 	// startPatience is how long the watches may take to fill before the last known state is used.
 	startPatience = 5 * time.Second
 )
@@ -56,11 +58,12 @@ type Source struct {
 	pods      map[string]*podWatch // by colour label
 	startPods func(*podWatch)      // has it watched; set by Run
 
-	declared  map[types.NamespacedName]endpoints.VirtualServer // as the API server has them
-	applied   map[types.NamespacedName]endpoints.VirtualServer // as the resolver has them
-	missing   map[types.NamespacedName]*lookup
-	left      map[types.NamespacedName]struct{} // Services that the watch does not show any more, and the resolver has
-	unsettled bool                              // declared, or what it needs, changed
+	declared   map[types.NamespacedName]endpoints.VirtualServer // as the API server has them
+	applied    map[types.NamespacedName]endpoints.VirtualServer // as the resolver has them
+	missing    map[types.NamespacedName]*lookup
+	left       map[types.NamespacedName]struct{}  // Services that the watch does not show any more, and the resolver has
+	leftSlices map[types.NamespacedName]time.Time // slices that the watch does not show any more, and until when at least the resolver has them
+	unsettled  bool                               // declared, or what it needs, changed
 
 	started  time.Time
 	patience time.Duration           // startPatience
@@ -80,13 +83,14 @@ func New(config *rest.Config, o Options) (*Source, error) {
 		out:   endpoints.NewPublisher(o.Log),
 		saved: newSaved(filepath.Join(o.StateDir, stateFile)),
 		woken: make(chan struct{}, 1), lookupWanted: make(chan struct{}, 1),
-		health:   newHealth(),
-		patience: startPatience,
-		pods:     map[string]*podWatch{},
-		declared: map[types.NamespacedName]endpoints.VirtualServer{},
-		applied:  map[types.NamespacedName]endpoints.VirtualServer{},
-		missing:  map[types.NamespacedName]*lookup{},
-		left:     map[types.NamespacedName]struct{}{},
+		health:     newHealth(),
+		patience:   startPatience,
+		pods:       map[string]*podWatch{},
+		declared:   map[types.NamespacedName]endpoints.VirtualServer{},
+		applied:    map[types.NamespacedName]endpoints.VirtualServer{},
+		missing:    map[types.NamespacedName]*lookup{},
+		left:       map[types.NamespacedName]struct{}{},
+		leftSlices: map[types.NamespacedName]time.Time{},
 	}
 	s.servers = s.newStore("virtualservers.pointsman.io", trimVirtualServer)
 	s.servers.set, s.servers.remove = s.setServer, s.removeServer
@@ -192,6 +196,7 @@ func (s *Source) update(now time.Time) time.Time {
 	}
 	sooner(s.health.look(now))
 	sooner(s.settle(now))
+	sooner(s.dropSlices(now))
 	waiting := s.waiting()
 	held := s.health.held(now)
 	sooner(held)

@@ -302,8 +302,14 @@ func TestUnlabelledService(t *testing.T) {
 	a.apply(fmt.Sprintf(serviceText, "myapp", 30080))
 	r.awaits(both + "; other: ServiceNotFound")
 	a.apply(unlabelled)
+	a.remove("EndpointSlice", "myapp-1") // it loses its label too: for the watch it is gone
 	r.awaits("myapp: ServiceNotLabelled; other: ServiceNotFound")
 	for _, s := range r.seen {
+		for i := range s.Servers {
+			if s.Servers[i].Refused == nil {
+				assert.NotEmpty(t, s.Servers[i].Ports[0].Endpoints, "not without endpoints before it is refused")
+			}
+		}
 		assert.NotContains(t, describe(s), "myapp: ServiceNotFound", "never for want of an answer")
 	}
 	a.remove("Service", "myapp")

@@ -1,0 +1,137 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/pointsman/pointsman/api/v1alpha1"
+)
+
+// accepted is the condition Accepted of the scenario's VirtualServer, as the API server has it.
+func (c *Cluster) accepted() (metav1.Condition, error) {
+	object, err := c.Dynamic.Resource(schema.GroupVersionResource{Group: "pointsman.io", Version: "v1alpha1", Resource: "virtualservers"}).
+		Namespace("default").Get(context.Background(), "myapp", metav1.GetOptions{})
+	if err != nil {
+		return metav1.Condition{}, err
+	}
+	text, err := object.MarshalJSON()
+	if err != nil {
+		return metav1.Condition{}, err
+	}
+	var vs v1alpha1.VirtualServer
+	if err := json.Unmarshal(text, &vs); err != nil {
+		return metav1.Condition{}, err
+	}
+	if found := meta.FindStatusCondition(vs.Status.Conditions, v1alpha1.ConditionAccepted); found != nil {
+		return *found, nil
+	}
+	return metav1.Condition{}, fmt.Errorf("there is no condition Accepted yet")
+}
+
+// Beside kube-proxy in ipvs mode without the exclusion, which deletes pointsman's virtual servers at each
+// of its syncs: they are made again at once, and the daemon, the VirtualServer's status and preflight say what is
+// wrong and what to set. That set, the complaint ends.
+func TestClusterUndone(t *testing.T) {
+	c := New(t)
+	account := c.install()
+	n := c.Node(Master)
+	c.Apply(labelled)
+	c.Apply(other)
+	c.Apply(deployment("v1", 4))
+	c.Apply(client(n.Name()))
+	c.Endpoints("default", "myapp", 4)
+	c.Endpoints("default", "other", 2)
+	c.Apply(virtualServer)
+	daemon := c.Pointsman(n, account)
+	proxy := c.KubeProxy(n, "ipvs")
+	c.Eventually(Patience, "the virtual server is there", func() error { return c.serves(n, n.nodePort(), "version=v1") })
+	const complaint = "another program deletes"
+
+	// A cluster in which something changes all the time: each change is a sync.
+	f := c.drive(n, c.ClientAddrs, 60, 10)
+	began := time.Now()
+	syncs := 0
+	for ; time.Since(began) < 20*time.Second; syncs++ {
+		c.Apply(strings.ReplaceAll(other, "nodePort: 30090", fmt.Sprintf("nodePort: %d", 30090+syncs%2)))
+		time.Sleep(time.Second)
+	}
+	for way, l := range f.lost(began) {
+		t.Logf("beside kube-proxy in ipvs mode without the exclusion, %d changes in %v, by %s: %v, %.2f%%", syncs, time.Since(began).Round(time.Second), way, l, 100*share(l))
+	}
+	f.stop()
+
+	wrong, err := c.accepted()
+	c.Eventually(Patience, "condition Accepted says who", func() error {
+		if wrong, err = c.accepted(); err == nil && wrong.Reason != "UndoneByOther" {
+			err = fmt.Errorf("it is %+v", wrong)
+		}
+		return err
+	})
+	t.Logf("condition: %s=%s %s: %s", wrong.Type, wrong.Status, wrong.Reason, wrong.Message)
+	require.Equal(t, metav1.ConditionFalse, wrong.Status)
+	exclusion := strings.Split(c.exclusion(n, "myapp"), ",")
+	for _, want := range append(exclusion, "kube-proxy in ipvs mode", "ipvs.excludeCIDRs") {
+		require.Contains(t, wrong.Message, want)
+	}
+	require.Equal(t, 1, strings.Count(daemon.Output(), complaint), "said once, not each time:\n%s", tail(daemon.Output(), 20))
+	r := c.Call(n, "preflight")
+	require.Contains(t, r.Stdout, "in ipvs mode")
+	require.Contains(t, r.Stdout, n.Addr.String())
+	r = c.admin("status", "myapp")
+	require.Contains(t, r.Stdout, "UndoneByOther", "%v", r)
+
+	// At rest kube-proxy syncs every 30 s.
+	f = c.drive(n, c.ClientAddrs, 60, 10)
+	began = time.Now()
+	time.Sleep(65 * time.Second)
+	for way, l := range f.lost(began) {
+		t.Logf("and with no change for %v, by %s: %v, %.2f%%", time.Since(began).Round(time.Second), way, l, 100*share(l))
+	}
+	f.stop()
+
+	// What it says to do is right: done so, nothing is deleted and the complaint ends by itself.
+	excluded := between(wrong.Message, "add ", " to its")
+	proxy.Kill()
+	c.KubeProxy(n, "ipvs", "--ipvs-exclude-cidrs="+excluded)
+	f = c.drive(n, c.ClientAddrs, 30, 5)
+	began = time.Now()
+	took := c.Eventually(3*time.Minute, "condition Accepted is true again", func() error {
+		right, err := c.accepted()
+		if err == nil && right.Status != metav1.ConditionTrue {
+			err = fmt.Errorf("it is %+v", right)
+		}
+		return err
+	})
+	t.Logf("accepted again %v after kube-proxy had its exclusion", took.Round(time.Second))
+	for way, l := range f.lost(began) {
+		require.True(t, l.none(), "by %s with the exclusion: %v\n%s", way, l, f.runs[way].Report().Failed().Lines())
+	}
+	f.stop()
+	require.Equal(t, 1, strings.Count(daemon.Output(), complaint))
+	require.Contains(t, daemon.Output(), "no longer deleted by another program")
+}
+
+// share is the part of the new connections that failed.
+func share(l lost) float64 {
+	failed := 0
+	for _, n := range l.failed {
+		failed += n
+	}
+	return float64(failed) / float64(max(1, l.total))
+}
+
+// between is what of the text is between two others.
+func between(text, after, before string) string {
+	_, text, _ = strings.Cut(text, after)
+	text, _, _ = strings.Cut(text, before)
+	return text
+}
