@@ -23,6 +23,7 @@ import (
 // that the folder gives it.
 type scene struct {
 	*Cluster
+	whole   *Cluster // of the whole test: daemons outlive the part that starts them
 	account string
 	daemons map[*Node]*lab.Daemon
 }
@@ -31,7 +32,7 @@ type scene struct {
 func newScene(t *testing.T, objects ...string) *scene {
 	t.Helper()
 	c := New(t)
-	s := &scene{Cluster: c, account: c.install(), daemons: map[*Node]*lab.Daemon{}}
+	s := &scene{Cluster: c, whole: c, account: c.install(), daemons: map[*Node]*lab.Daemon{}}
 	for _, o := range objects {
 		c.Apply(o)
 	}
@@ -44,7 +45,7 @@ func newScene(t *testing.T, objects ...string) *scene {
 // start starts the node's daemon.
 func (s *scene) start(n *Node) {
 	s.t.Helper()
-	s.daemons[n] = s.Pointsman(n, s.account)
+	s.daemons[n] = s.whole.Pointsman(n, s.account)
 }
 
 // part is the scene for a part of the test.
