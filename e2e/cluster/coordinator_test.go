@@ -76,10 +76,11 @@ func TestClusterCoordinator(t *testing.T) {
 func (s *scene) twoDaemons(n *Node) {
 	before, err := n.Table()
 	require.NoError(s.t, err)
-	other := s.Pointsman(n, s.account, "--state-dir", filepath.Join(s.folder, "state-second"), "--health-address", "127.0.0.1:9968")
+	state := filepath.Join(s.folder, "state-second")
+	other := s.Pointsman(n, s.account, "--state-dir", state, "--health-address", "127.0.0.1:9968")
 	s.Eventually(Patience, "the second one says that the virtual servers are not its own", func() error {
-		if out := other.Output(); !strings.Contains(out, "ipvsadm -D") {
-			return fmt.Errorf("it said:\n%s", tail(out, 10))
+		if r := s.Call(n, "status", "-o", "json", "--state-dir", state); !strings.Contains(r.Stdout, "ipvsadm -D") {
+			return fmt.Errorf("%v", r)
 		}
 		return nil
 	})

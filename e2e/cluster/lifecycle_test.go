@@ -139,6 +139,10 @@ func (s *scene) rolling() {
 }
 
 // toZeroAndBack scales the active colour to nothing: its clients are refused, and nobody is sent to the other colour.
+//
+// IPVS refuses with an ICMP message, of which the kernel sends a client six at once and then one a second
+// (net.ipv4.icmp_ratelimit), whoever manages the table. A client that opens more connections than that has
+// some refused a second or more later, when it sends its SYN again, or answered, when somebody is there then.
 func (s *scene) toZeroAndBack() {
 	runs := s.loads(20)
 	flows, err := s.Lab.Flow(lab.Flows{From: s.Client, Target: s.Nodes[0].nodePort(), Local: s.ClientAddrs, Count: 4})
@@ -160,7 +164,9 @@ func (s *scene) toZeroAndBack() {
 		require.Empty(s.t, report.To("v2").Lines(), "on %s", n.Name())
 		none := report.Since(empty).Until(scaled)
 		require.NotEmpty(s.t, none)
-		require.Equal(s.t, len(none), none.ByClass()[lab.Refused], "on %s, while there is nobody: %v\n%s", n.Name(), none, none.Lines())
+		answered := none.Where(func(c lab.Connection) bool { return !c.Answered.IsZero() && c.Answered.Before(scaled) })
+		require.Empty(s.t, answered.Lines(), "on %s, while there is nobody", n.Name())
+		require.NotZero(s.t, none.ByClass()[lab.Refused], "on %s, while there is nobody: %v", n.Name(), none)
 		back := report.Since(ready.Add(time.Second))
 		require.NotEmpty(s.t, back)
 		require.Empty(s.t, back.Failed().Lines(), "on %s, of %d from a second after the endpoints were ready", n.Name(), len(back))
@@ -210,7 +216,7 @@ func (s *scene) goesAndComes(goes, comes func()) {
 	s.Eventually(Patience, "new connections are refused on every node", func() error {
 		var errs []error
 		for _, n := range s.Nodes {
-			if one := (lab.Load{From: s.Client, Target: n.nodePort(), Timeout: time.Second}).Once(); one.Class != lab.Refused {
+			if one := (lab.Load{From: s.Client, Target: n.nodePort(), Timeout: time.Second, Ending: lab.Aborts}).Once(); one.Class != lab.Refused {
 				errs = append(errs, fmt.Errorf("on %s: %v", n.Name(), one))
 			}
 		}
@@ -222,7 +228,8 @@ func (s *scene) goesAndComes(goes, comes func()) {
 	for n, run := range runs {
 		report := run.Stop().Since(refused)
 		require.NotEmpty(s.t, report)
-		require.Equal(s.t, len(report), report.ByClass()[lab.Refused], "on %s: %v", n.Name(), report.Lines())
+		require.Empty(s.t, report.ByColour(), "on %s", n.Name())
+		require.NotZero(s.t, report.ByClass()[lab.Refused], "on %s: %v", n.Name(), report)
 	}
 	for n, sessions := range held {
 		table, err := n.Table()

@@ -80,6 +80,7 @@ func TestClusterLeastPrivilege(t *testing.T) {
 	s.daemons[leader].Kill()
 	s.newLeader(leader)
 	s.start(leader)
+	s.ready() // before that it may end by SIGTERM itself
 	for _, n := range s.Nodes {
 		require.NoError(t, s.daemons[n].Terminate(Patience))
 		s.start(n)

@@ -159,7 +159,7 @@ func (c *Cluster) answers(at netip.AddrPort, colour string) time.Duration {
 	c.t.Helper()
 	return c.Eventually(Patience, fmt.Sprintf("%v is answered by %s", at, colour), func() error {
 		for range 5 {
-			one := lab.Load{From: c.Client, Target: at, Timeout: 2 * time.Second}.Once()
+			one := lab.Load{From: c.Client, Target: at, Timeout: 2 * time.Second, Ending: lab.Aborts}.Once()
 			if one.Class != lab.OK || one.Colour != colour {
 				return errors.New(one.String())
 			}
