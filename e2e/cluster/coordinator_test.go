@@ -91,7 +91,7 @@ func (s *scene) twoDaemons(n *Node) {
 	now, err := n.Table()
 	require.NoError(s.t, err)
 	require.Equal(s.t, shape(before), shape(now))
-	require.Less(s.t, count, 100, "the two fight over the node's report")
+	require.Less(s.t, count, 10, "the two fight over the node's report")
 	require.NoError(s.t, other.Terminate(Patience))
 	s.condition("myapp", v1alpha1.ConditionSwitched, metav1.ConditionTrue, "Verified")
 }

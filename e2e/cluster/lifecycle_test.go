@@ -166,7 +166,7 @@ func (s *scene) toZeroAndBack() {
 		require.NotEmpty(s.t, none)
 		answered := none.Where(func(c lab.Connection) bool { return !c.Answered.IsZero() && c.Answered.Before(scaled) })
 		require.Empty(s.t, answered.Lines(), "on %s, while there is nobody", n.Name())
-		require.NotZero(s.t, none.ByClass()[lab.Refused], "on %s, while there is nobody: %v", n.Name(), none)
+		require.NotZero(s.t, report.ByClass()[lab.Refused], "on %s: %v", n.Name(), report)
 		back := report.Since(ready.Add(time.Second))
 		require.NotEmpty(s.t, back)
 		require.Empty(s.t, back.Failed().Lines(), "on %s, of %d from a second after the endpoints were ready", n.Name(), len(back))
