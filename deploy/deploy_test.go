@@ -133,12 +133,12 @@ func TestGrants(t *testing.T) {
 		"endpointslices.discovery.k8s.io list", "endpointslices.discovery.k8s.io watch",
 		"events.events.k8s.io create", "events.events.k8s.io patch",
 		"nodereports.pointsman.io create", "nodereports.pointsman.io get", "nodereports.pointsman.io list", "nodereports.pointsman.io watch",
-		"nodereports/status.pointsman.io get", "nodereports/status.pointsman.io patch", "nodereports/status.pointsman.io update",
-		"nodes get", "nodes list", "nodes watch",
+		"nodereports/status.pointsman.io update",
+		"nodes get",
 		"pods list", "pods watch",
 		"services get", "services list", "services watch",
 		"virtualservers.pointsman.io list", "virtualservers.pointsman.io watch",
-		"virtualservers/status.pointsman.io get", "virtualservers/status.pointsman.io patch", "virtualservers/status.pointsman.io update",
+		"virtualservers/status.pointsman.io update",
 	}, flat(only[*rbacv1.ClusterRole](t).Rules))
 	require.Equal(t, []string{
 		"leases.coordination.k8s.io create", "leases.coordination.k8s.io get", "leases.coordination.k8s.io list",

@@ -133,15 +133,15 @@ func refuseClaims(own []claim, taken map[claim]types.NamespacedName) *Refusal {
 	for i, c := range own {
 		if slices.Contains(own[:i], c) {
 			// Ways of one Service never meet, its ports differ; so this is its own preview.
-			return &Refusal{ReasonPortTaken, fmt.Sprintf("spec.preview.nodePort: %s is a node port of the Service itself; give the preview another", c)}
+			return &Refusal{Reason: ReasonPortTaken, Message: fmt.Sprintf("spec.preview.nodePort: %s is a node port of the Service itself; give the preview another", c)}
 		}
 		by, is := taken[c]
 		switch {
 		case !is:
 		case i == 0:
-			return &Refusal{ReasonServiceTaken, fmt.Sprintf("spec.service.name: Service %s is served by VirtualServer %s already; name another Service, or delete one of the two VirtualServers", c.service, by)}
+			return &Refusal{Reason: ReasonServiceTaken, Message: fmt.Sprintf("spec.service.name: Service %s is served by VirtualServer %s already; name another Service, or delete one of the two VirtualServers", c.service, by)}
 		default:
-			return &Refusal{ReasonPortTaken, fmt.Sprintf("%s is claimed by VirtualServer %s already; give one of them another port or address", c, by)}
+			return &Refusal{Reason: ReasonPortTaken, Message: fmt.Sprintf("%s is claimed by VirtualServer %s already; give one of them another port or address", c, by)}
 		}
 	}
 	return nil

@@ -40,22 +40,22 @@ func Resolve(o Objects) *Snapshot {
 }
 
 // refuseService says why a Service is not ours to serve, or nil.
-func refuseService(name types.NamespacedName, svc *corev1.Service) *Refusal {
+func refuseService(name types.NamespacedName, svc *corev1.Service, gone bool) *Refusal {
 	switch {
 	case svc == nil:
-		return &Refusal{ReasonServiceNotFound, fmt.Sprintf("spec.service.name: there is no Service %s; create it, or name another of the namespace %s", name, name.Namespace)}
+		return &Refusal{Reason: ReasonServiceNotFound, Message: fmt.Sprintf("spec.service.name: there is no Service %s; create it, or name another of the namespace %s", name, name.Namespace), Gone: gone}
 	case svc.Labels[ServiceProxyLabel] != ServiceProxyName:
 		has := "lacks the label"
 		if value, ok := svc.Labels[ServiceProxyLabel]; ok {
 			has = fmt.Sprintf("has %q in the label", value)
 		}
-		return &Refusal{ReasonServiceNotLabelled, fmt.Sprintf(
+		return &Refusal{Reason: ReasonServiceNotLabelled, Message: fmt.Sprintf(
 			"Service %s %s by which kube-proxy leaves it to pointsman; add to its metadata.labels the line `%s: %s`, or run: kubectl label service -n %s %s --overwrite %s=%s",
 			name, has, ServiceProxyLabel, ServiceProxyName, name.Namespace, name.Name, ServiceProxyLabel, ServiceProxyName)}
 	case svc.Spec.Type == corev1.ServiceTypeExternalName:
-		return &Refusal{ReasonServiceNotServable, fmt.Sprintf("Service %s has type ExternalName, a DNS alias with nothing to balance; set its type to ClusterIP, NodePort or LoadBalancer", name)}
+		return &Refusal{Reason: ReasonServiceNotServable, Message: fmt.Sprintf("Service %s has type ExternalName, a DNS alias with nothing to balance; set its type to ClusterIP, NodePort or LoadBalancer", name)}
 	case svc.Spec.Type == corev1.ServiceTypeLoadBalancer && len(svc.Spec.LoadBalancerSourceRanges) > 0:
-		return &Refusal{ReasonServiceNotServable, fmt.Sprintf("Service %s limits its clients with spec.loadBalancerSourceRanges, which pointsman does not enforce, so serving it would open it to everyone; remove the field and filter before the node", name)}
+		return &Refusal{Reason: ReasonServiceNotServable, Message: fmt.Sprintf("Service %s limits its clients with spec.loadBalancerSourceRanges, which pointsman does not enforce, so serving it would open it to everyone; remove the field and filter before the node", name)}
 	}
 	return nil
 }
@@ -70,7 +70,7 @@ func coming(svc *corev1.Service) []Port {
 	}
 	ours := svc.DeepCopy()
 	ours.Labels = map[string]string{ServiceProxyLabel: ServiceProxyName}
-	if refuseService(types.NamespacedName{}, ours) != nil {
+	if refuseService(types.NamespacedName{}, ours, false) != nil {
 		return nil
 	}
 	out, _ := ports(svc, nil, nil, types.NamespacedName{})

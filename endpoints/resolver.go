@@ -22,6 +22,7 @@ type Resolver struct {
 	services  map[types.NamespacedName]*backing
 	slices    map[types.NamespacedName]*backing   // of each slice, the Service it names
 	pods      map[types.NamespacedName][]*backing // of each Pod, the Services of endpoints that name it; once an endpoint
+	gone      map[types.NamespacedName]bool       // Services that are known not to be there
 
 	dirty    map[types.NamespacedName]bool // servers to resolve again
 	unsorted bool                          // a server came or went
@@ -53,6 +54,7 @@ func NewResolver(podColour PodColour, previous *Snapshot) *Resolver {
 		services:  map[types.NamespacedName]*backing{},
 		slices:    map[types.NamespacedName]*backing{},
 		pods:      map[types.NamespacedName][]*backing{},
+		gone:      map[types.NamespacedName]bool{},
 		dirty:     map[types.NamespacedName]bool{},
 		last:      previous,
 		unsorted:  true,
@@ -97,11 +99,24 @@ func (r *Resolver) leave(vs VirtualServer) {
 func (r *Resolver) SetService(svc *corev1.Service) {
 	b := r.backing(types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name})
 	b.service = svc
+	delete(r.gone, types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name})
 	r.touch(b)
 }
 
-// DeleteService forgets one. Its slices stay until they are deleted themselves.
+// DeleteService forgets one, of which it is not known whether it is there. Its slices stay until they are
+// deleted themselves.
 func (r *Resolver) DeleteService(name types.NamespacedName) {
+	delete(r.gone, name)
+	r.withoutService(name)
+}
+
+// ServiceGone is DeleteService for one that is known not to be there.
+func (r *Resolver) ServiceGone(name types.NamespacedName) {
+	r.gone[name] = true
+	r.withoutService(name)
+}
+
+func (r *Resolver) withoutService(name types.NamespacedName) {
 	if b := r.services[name]; b != nil {
 		b.service = nil
 		r.touch(b)
@@ -302,7 +317,7 @@ func (r *Resolver) resolve(vs VirtualServer) (Server, []SourceError) {
 	}
 	name := vs.ServiceKey()
 	b := r.services[name]
-	if server.Refused = refuseService(name, b.service); server.Refused != nil {
+	if server.Refused = refuseService(name, b.service, r.gone[name]); server.Refused != nil {
 		server.Coming = coming(b.service)
 		return server, nil
 	}

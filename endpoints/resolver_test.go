@@ -66,7 +66,7 @@ func (s *state) step(rt *rapid.T) {
 		}
 		declared := VirtualServer{VirtualServer: vs, Generation: s.steps}
 		if rapid.IntRange(0, 5).Draw(rt, "invalid") == 0 {
-			declared.Invalid = &Refusal{ReasonInvalid, "no"}
+			declared.Invalid = &Refusal{Reason: ReasonInvalid, Message: "no"}
 		}
 		s.servers[key] = declared
 		s.resolver.SetVirtualServer(declared)

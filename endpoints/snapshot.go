@@ -72,6 +72,9 @@ func (s *Server) refuse(why *Refusal) { s.Refused, s.Ports, s.Affinity, s.Coming
 type Refusal struct {
 	Reason  string // CamelCase: ServiceNotFound, ServiceNotLabelled, ServiceTaken, PortTaken…
 	Message string
+	// Gone: the Service is known not to be there, which is as good a declaration as any. What was served
+	// before is not held, as it is under any other refusal.
+	Gone bool `json:",omitempty"`
 }
 
 // Port is one port of the Service: the ways in to it, and the endpoints behind it.

@@ -27,6 +27,7 @@ func (r *Reconciler) adopt(what *touched) {
 			return
 		}
 		r.ledger.Owned[s.Key] = &Owned{Owner: want.Owner, Drain: want.Drain, Draining: map[ipvs.RealKey]Draining{}}
+		r.ledger.dirty = true
 		r.Log.WithField("virtualserver", want.Owner.String()).Infof("taking over %s, which another program made and which serves this Service's endpoints", s.Key)
 	})
 }
@@ -75,6 +76,7 @@ func (r *Reconciler) release(kubeProxy bool) {
 	for key, o := range r.ledger.Owned {
 		if r.released[o.Owner] {
 			delete(r.ledger.Owned, key)
+			r.ledger.dirty = true
 			r.Log.WithField("virtualserver", o.Owner.String()).Infof("leaving %s to kube-proxy: the Service has lost its label", key)
 		}
 	}

@@ -94,7 +94,9 @@ func Desire(in Input) Target {
 	for i := range in.Snapshot.Servers {
 		s := &in.Snapshot.Servers[i]
 		if s.Refused != nil {
-			t.Held[s.Key] = true
+			if !s.Refused.Gone {
+				t.Held[s.Key] = true
+			}
 			t.addComing(in, s)
 			continue
 		}

@@ -201,3 +201,14 @@ func TestLedgerOfAnotherBoot(t *testing.T) {
 	_, err = LoadLedger(dir)
 	assert.ErrorContains(t, err, path, "a ledger that cannot be read is no empty ledger")
 }
+
+// A Service that is known to be gone is served no more; under any other refusal what there was is held.
+func TestDesireRefused(t *testing.T) {
+	for gone, held := range map[bool]map[types.NamespacedName]bool{true: {}, false: {owner: true}} {
+		s := one(nodePort, endpoint("10.0.0.1", "v1"))
+		s.Ports, s.Refused = nil, &endpoints.Refusal{Reason: endpoints.ReasonServiceNotFound, Gone: gone}
+		target := desire(s)
+		assert.Empty(t, target.Servers)
+		assert.Equal(t, held, target.Held)
+	}
+}

@@ -339,14 +339,14 @@ func (r *Reconciler) derive(stale bool) error {
 }
 
 // keepInForce puts in place of each refused server what was last accepted of it: a bad declaration
-// changes nothing.
+// changes nothing. A Service that is gone is no bad declaration.
 func (r *Reconciler) keepInForce(snap *endpoints.Snapshot) *endpoints.Snapshot {
 	effective := &endpoints.Snapshot{Servers: make([]endpoints.Server, 0, len(snap.Servers)), Errors: snap.Errors}
 	accepted := make(map[types.NamespacedName]endpoints.Server, len(snap.Servers))
 	for _, s := range snap.Servers {
 		if s.Refused == nil {
 			accepted[s.Key] = s
-		} else if last, ok := r.inForce[s.Key]; ok {
+		} else if last, ok := r.inForce[s.Key]; ok && !s.Refused.Gone {
 			accepted[s.Key] = last
 			s = last
 		}

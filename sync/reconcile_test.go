@@ -483,6 +483,28 @@ func TestRefusedDeclarationChangesNothing(t *testing.T) {
 	assert.Empty(t, b.serving(t))
 }
 
+// That the Service is gone is a declaration, not a bad one.
+func TestGoneServiceIsServedNoMore(t *testing.T) {
+	b := newBench(t, t.TempDir())
+	gone := server("v1", nil)
+	gone.Ports, gone.Refused = nil, &endpoints.Refusal{Reason: "ServiceNotFound", Message: "there is no Service default/myapp", Gone: true}
+	for _, restarted := range []bool{false, true} {
+		b.declare(t, server("v1", map[string]int{"v1": 2}))
+		require.NotEmpty(t, b.serving(t))
+		if restarted {
+			b.restart(t)
+		}
+		b.declare(t, gone)
+		b.pass(b.ctx, false)
+		assert.Empty(t, tableOf(t, b.kernel))
+		// A refusal that comes after, with nobody knowing, brings nothing back.
+		unknown := gone
+		unknown.Refused = &endpoints.Refusal{Reason: "ServiceNotFound"}
+		b.declare(t, unknown)
+		assert.Empty(t, tableOf(t, b.kernel))
+	}
+}
+
 // What drains keeps its masquerade and its address until its last connection is gone.
 func TestRemovedVirtualServerDrains(t *testing.T) {
 	b := newBench(t, t.TempDir())

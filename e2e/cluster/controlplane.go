@@ -34,6 +34,21 @@ var controllers = []string{
 	"garbage-collector-controller", "pod-garbage-collector-controller",
 }
 
+// auditLog is the file in which the API server writes who asked for what.
+const auditLog = "audit.log"
+
+// auditPolicy has ServiceAccounts of the daemon's namespace written down, whatever they ask for. A watch is
+// told when it begins: it may never end.
+const auditPolicy = `
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- level: Metadata
+  userGroups: ["system:serviceaccounts:pointsman-system"]
+- level: None
+`
+
 // ControlPlane is etcd, kube-apiserver and kube-controller-manager, on the host's loopback.
 type ControlPlane struct {
 	folder   string // kubeconfigs, keys, logs and etcd's data
@@ -72,7 +87,8 @@ func (c *ControlPlane) writeFiles() error {
 		return err
 	}
 	addrs := []net.IP{net.IPv4(127, 0, 0, 1), net.ParseIP(hostFromGuest), net.IPv4(10, 96, 0, 1)}
-	if err := errors.Join(ca.accountKey(), ca.serving("apiserver", addrs, "localhost", "kubernetes.default.svc")); err != nil {
+	if err := errors.Join(ca.accountKey(), ca.serving("apiserver", addrs, "localhost", "kubernetes.default.svc"),
+		os.WriteFile(c.path("audit-policy.yaml"), []byte(auditPolicy), 0o644)); err != nil {
 		return err
 	}
 	for _, k := range []struct {
@@ -152,6 +168,7 @@ func (c *ControlPlane) startAPIServer() (err error) {
 		"--service-account-issuer=https://kubernetes.default.svc",
 		"--service-account-key-file="+c.path("sa.pub"), "--service-account-signing-key-file="+c.path("sa.key"),
 		"--service-cluster-ip-range=10.96.0.0/16", "--allow-privileged=true",
+		"--audit-policy-file="+c.path("audit-policy.yaml"), "--audit-log-path="+c.path(auditLog),
 		// It taints each new node until the node lifecycle controller, which does not run, finds it ready.
 		"--disable-admission-plugins=TaintNodesByCondition")
 	if err != nil {
@@ -175,7 +192,7 @@ func (c *ControlPlane) Stop() error {
 	c.Interrupt()
 	c.etcd.kill()
 	c.etcd = nil
-	return os.RemoveAll(c.path("etcd"))
+	return errors.Join(os.RemoveAll(c.path("etcd")), os.RemoveAll(c.path(auditLog)))
 }
 
 // tails is the end of what each program printed.

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"github.com/pointsman/pointsman/internal/lab"
 )
 
 // Get is the answer to an HTTP request from inside the node's namespace to itself, as for a daemon's
@@ -42,6 +44,9 @@ func (n *Node) Get(url string) (string, error) {
 	}
 	return string(text), err
 }
+
+// Table is the node's IPVS table. Its namespace is one of several that have virtual servers.
+func (n *Node) Table() (lab.Table, error) { return n.PrintedTable() }
 
 // tail is the last lines of the text.
 func tail(text string, lines int) string {

@@ -16,7 +16,8 @@ import (
 const remoteVariable = "POINTSMAN_CLUSTER_REMOTE"
 
 // remote is the guest's way to say what the control plane is to do: POST to one of
-// /fresh, /apiserver/stop and /apiserver/start, answered when it is done.
+// /fresh, /apiserver/stop and /apiserver/start, answered when it is done; or /audit, answered with the API
+// server's audit log.
 type remote struct {
 	listener net.Listener
 	server   *http.Server
@@ -36,6 +37,9 @@ func serveRemote(plane *ControlPlane) (*remote, error) {
 	mux.Handle("POST /fresh", r.does(r.fresh))
 	mux.Handle("POST /apiserver/stop", r.does(func() error { plane.Interrupt(); return nil }))
 	mux.Handle("POST /apiserver/start", r.does(plane.Resume))
+	mux.HandleFunc("POST /audit", func(w http.ResponseWriter, request *http.Request) {
+		http.ServeFile(w, request, plane.path(auditLog))
+	})
 	r.server = &http.Server{Handler: mux}
 	go func() { _ = r.server.Serve(listener) }()
 	return r, nil
@@ -72,11 +76,17 @@ func (r *remote) Close() { _ = r.server.Close() }
 
 // ask is the guest's half.
 func ask(what string) error {
+	_, err := askFor(what)
+	return err
+}
+
+// askFor is ask for an answer that is wanted.
+func askFor(what string) (string, error) {
 	client := &http.Client{Timeout: 2 * startPatience}
 	began := time.Now()
 	response, err := client.Post(os.Getenv(remoteVariable)+what, "", nil)
 	if err != nil {
-		return fmt.Errorf("asking the host for %s: %w", what, err)
+		return "", fmt.Errorf("asking the host for %s: %w", what, err)
 	}
 	defer response.Body.Close()
 	text, err := io.ReadAll(response.Body)
@@ -84,7 +94,7 @@ func ask(what string) error {
 		err = errors.New(strings.TrimSpace(string(text)))
 	}
 	if err != nil {
-		return fmt.Errorf("asking the host for %s, after %v: %w", what, time.Since(began).Round(time.Millisecond), err)
+		return "", fmt.Errorf("asking the host for %s, after %v: %w", what, time.Since(began).Round(time.Millisecond), err)
 	}
-	return nil
+	return string(text), nil
 }

@@ -91,7 +91,7 @@ func (s *Source) lookedUp(name types.NamespacedName, svc *corev1.Service, err er
 		_, _ = trimService(svc)
 		s.resolver.SetService(svc)
 	case apierrors.IsNotFound(err):
-		s.resolver.DeleteService(name)
+		s.resolver.ServiceGone(name)
 	default:
 		return // the watches tell of an API server that does not answer
 	}

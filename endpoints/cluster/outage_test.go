@@ -244,6 +244,7 @@ func TestRefused(t *testing.T) {
 		snap := r.await(8*time.Second, "an error", func(s *endpoints.Snapshot) bool { return len(s.Errors) > 0 })
 		assert.Equal(t, both+"; other: ServiceNotFound", describe(snap))
 		assert.Contains(t, snap.Errors[0].Message, "grant the verb get on services to")
+		assert.False(t, snap.Servers[len(snap.Servers)-1].Refused.Gone, "nobody has said that it is not there")
 	})
 }
 

@@ -236,7 +236,7 @@ endpoints: [{addresses: ["fd01::1"], conditions: {ready: false, serving: true, t
 	assert.Len(t, snap.Servers[0].Ports[0].Ways, 2)
 	// Slices of a Service that is gone serve nobody, and are there when it is back.
 	a.remove("Service", "db")
-	r.awaits("db: ServiceNotFound")
+	assert.True(t, r.awaits("db: ServiceNotFound").Servers[0].Refused.Gone, "the API server says that it is not there")
 	a.apply(fmt.Sprintf(serviceText, "db", 30432))
 	r.awaits("db:")
 }

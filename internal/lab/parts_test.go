@@ -1,9 +1,11 @@
 package lab
 
 import (
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -11,6 +13,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"sigs.k8s.io/yaml"
+
+	"github.com/pointsman/pointsman/internal/kerneltest"
 )
 
 func TestParseTable(t *testing.T) {
@@ -24,7 +28,7 @@ UDP  [2001:0db8:0002:0000:0000:0000:0000:000a]:7580 wlc persistent 300 FFFFFFFFF
   -> [fd00:0010:0244:0140:0000:0000:0000:004c]:0050      Route   1      0          0         
 FWM  00000064 mh (mh-fallback,mh-port)
   -> 0AF48C4E:0050      Tunnel  1      0          0         
-`)
+`, 16)
 	require.NoError(t, err)
 	require.Len(t, table, 3)
 	v, ok := table.Find("TCP", netip.MustParseAddrPort("192.0.2.10:30080"))
@@ -41,8 +45,54 @@ FWM  00000064 mh (mh-fallback,mh-port)
 	_, ok = table.Find("TCP", netip.MustParseAddrPort("192.0.2.10:80"))
 	require.False(t, ok)
 
-	_, err = parseTable("\n\n\nTCP  C000020A rr\n")
+	_, err = parseTable("\n\n\nTCP  C000020A rr\n", 16)
 	require.ErrorContains(t, err, "line 4")
+
+	printed, err := parseTable(`IP Virtual Server version 1.2.1 (size=4096)
+Prot LocalAddress:Port Scheduler Flags
+  -> RemoteAddress:Port           Forward Weight ActiveConn InActConn
+TCP  192.0.2.10:30080 rr
+  -> 10.244.140.76:80             Masq    1      0          0         
+UDP  [2001:db8:2::a]:53 wlc persistent 300
+FWM  100 mh
+`, 10)
+	require.NoError(t, err)
+	v, ok = printed.Find("TCP", netip.MustParseAddrPort("192.0.2.10:30080"))
+	require.True(t, ok)
+	require.Equal(t, []netip.AddrPort{netip.MustParseAddrPort("10.244.140.76:80")}, v.Serving())
+	_, ok = printed.Find("UDP", netip.MustParseAddrPort("[2001:db8:2::a]:53"))
+	require.True(t, ok)
+	require.Equal(t, uint32(100), printed[2].Mark)
+}
+
+// Namespaces that all have virtual servers, whose lines together are many reads of the file.
+func TestKernelPrintedTable(t *testing.T) {
+	kerneltest.Require(t)
+	l := Bare()
+	t.Cleanup(func() { require.NoError(t, l.Close()) })
+	var all []*Namespace
+	for i := range 3 {
+		n, err := l.Add(fmt.Sprintf("table%d", i))
+		require.NoError(t, err)
+		all = append(all, n)
+	}
+	const servers = 60
+	for _, n := range all {
+		var commands strings.Builder
+		for port := range servers {
+			fmt.Fprintf(&commands, "-A -t 192.0.2.1:%d -s rr\n-a -t 192.0.2.1:%[1]d -r 10.0.0.1:80 -m\n", 1000+port)
+		}
+		_, err := n.Feed(commands.String(), "ipvsadm", "-R")
+		require.NoError(t, err)
+	}
+	for _, n := range all {
+		table, err := n.PrintedTable()
+		require.NoError(t, err)
+		require.Len(t, table, servers, "in %s", n.Name())
+		for _, v := range table {
+			require.Len(t, v.Real, 1)
+		}
+	}
 }
 
 func TestNth(t *testing.T) {

@@ -31,16 +31,30 @@ type RealServer struct {
 	Active, Inactive int // connections
 }
 
-// Table reads the namespace's IPVS table.
+// Table reads the namespace's IPVS table from the file, which is right only as long as no other namespace
+// has virtual servers: where the kernel takes up the next piece of the file it goes on after the number of
+// those of all namespaces that it has passed, counted among those of this one, and so leaves some out.
 func (n *Namespace) Table() (Table, error) {
 	text, err := n.ReadFile("/proc/net/ip_vs")
 	if err != nil {
 		return nil, err
 	}
-	return parseTable(text)
+	return parseTable(text, 16)
 }
 
-func parseTable(text string) (Table, error) {
+// PrintedTable is the table as ipvsadm prints it, which shares no code with pointsman either. It costs a
+// process, and is right whatever other namespaces have.
+func (n *Namespace) PrintedTable() (Table, error) {
+	text, err := n.Run("ipvsadm", "-Ln")
+	if err != nil {
+		return nil, err
+	}
+	return parseTable(text, 10)
+}
+
+// parseTable reads the file, whose numbers have base 16, or what ipvsadm makes of it, with base 10. Weights
+// and connections have base 10 in both.
+func parseTable(text string, base int) (Table, error) {
 	var t Table
 	for i, line := range strings.Split(text, "\n") {
 		words := strings.Fields(line)
@@ -50,7 +64,7 @@ func parseTable(text string) (Table, error) {
 			continue
 		case words[0] == "->" && len(words) == 6 && len(t) > 0:
 			r := RealServer{Forward: words[2]}
-			r.Addr, err = parseHexAddr(words[1])
+			r.Addr, err = parseAddr(words[1], base)
 			for at, n := range []*int{&r.Weight, &r.Active, &r.Inactive} {
 				if err == nil {
 					*n, err = strconv.Atoi(words[3+at])
@@ -61,25 +75,28 @@ func parseTable(text string) (Table, error) {
 		case words[0] == "FWM" && len(words) >= 3:
 			v := VirtualServer{Protocol: words[0], Scheduler: words[2], Flags: strings.Join(words[3:], " ")}
 			var mark uint64
-			mark, err = strconv.ParseUint(words[1], 16, 32)
+			mark, err = strconv.ParseUint(words[1], base, 32)
 			v.Mark = uint32(mark)
 			t = append(t, v)
 		case len(words) >= 3:
 			v := VirtualServer{Protocol: words[0], Scheduler: words[2], Flags: strings.Join(words[3:], " ")}
-			v.Addr, err = parseHexAddr(words[1])
+			v.Addr, err = parseAddr(words[1], base)
 			t = append(t, v)
 		default:
 			err = fmt.Errorf("not understood")
 		}
 		if err != nil {
-			return nil, fmt.Errorf("/proc/net/ip_vs, line %d %q: %w", i+1, line, err)
+			return nil, fmt.Errorf("the IPVS table, line %d %q: %w", i+1, line, err)
 		}
 	}
 	return t, nil
 }
 
-// parseHexAddr reads "C000020A:7580" and "[2001:0db8:…]:7580".
-func parseHexAddr(s string) (netip.AddrPort, error) {
+// parseAddr reads "C000020A:7580" and "[2001:0db8:…]:7580", or with base 10 as an AddrPort prints itself.
+func parseAddr(s string, base int) (netip.AddrPort, error) {
+	if base == 10 {
+		return netip.ParseAddrPort(s)
+	}
 	at := strings.LastIndexByte(s, ':')
 	if at < 0 {
 		return netip.AddrPort{}, fmt.Errorf("no address and port: %q", s)

@@ -23,7 +23,8 @@ import (
 const (
 	renewEvery    = 10 * time.Second
 	leaseDuration = 40 * time.Second
-	countsEvery   = 2 * time.Second // how often counts of what drains are written when nothing else changed
+	countsEvery   = 2 * time.Second  // how often counts of what drains are written when nothing else changed
+	contestEvery  = 10 * time.Second // how often the report is written while somebody else writes it too
 )
 
 // backoff of what failed, jittered by a half: up to 30 s.
@@ -44,6 +45,7 @@ type Reporter struct {
 	converted  *sync.Status
 	want       v1alpha1.NodeReportStatus
 	wrote      time.Time
+	last       v1alpha1.NodeReportStatus // that was written then
 	notBefore  time.Time
 	retry      wait.Backoff
 	first      chan struct{} // closed when the first report is at the API server
@@ -161,12 +163,19 @@ func (r *Reporter) step(ctx context.Context, now time.Time) time.Duration {
 	if have != nil && sameReportButCounts(&have.Status, &r.want) && r.wrote.Add(countsEvery).After(due) {
 		due = r.wrote.Add(countsEvery)
 	}
+	if have != nil && !r.wrote.IsZero() && !equality.Semantic.DeepEqual(have.Status, r.last) {
+		// Two that put each other's writes right at once would do nothing else any more.
+		r.health.set(ctx, "writing the node's report", fmt.Errorf("NodeReport %s was written by somebody else; does a second daemon run on this node?", r.opts.NodeName))
+		if r.wrote.Add(contestEvery).After(due) {
+			due = r.wrote.Add(contestEvery)
+		}
+	}
 	if now.Before(due) {
 		return due.Sub(now)
 	}
 	conflict, err := r.put(ctx, have)
 	if err == nil && !conflict {
-		r.wrote = time.Now()
+		r.wrote, r.last = time.Now(), r.want
 		r.done(ctx)
 		return 0
 	}

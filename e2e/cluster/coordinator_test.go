@@ -1,0 +1,110 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/pointsman/pointsman/api/v1alpha1"
+)
+
+// The coordinator is killed in the middle of a switch: traffic switches all the same, another one takes over, and
+// the status gets right and names the node that is not there.
+func TestClusterCoordinator(t *testing.T) {
+	s := newScene(t, labelled, deployment("v1", 2), deployment("v2", 2), virtualServer)
+	s.Endpoints("default", "myapp", 4)
+	s.servesEverywhere("version=v1")
+	s.condition("myapp", v1alpha1.ConditionSwitched, metav1.ConditionTrue, "Verified")
+	first := s.leader()
+	runs, held := s.loads(20), s.holds(4)
+
+	s.daemons[first].Kill()
+	killed := time.Now()
+	s.setActive("myapp", "v2")
+	s.Eventually(Patience, "the nodes that live serve v2", func() error {
+		var errs []error
+		for _, n := range s.Nodes {
+			if n != first {
+				errs = append(errs, s.serves(n, n.nodePort(), "version=v2"))
+			}
+		}
+		return errors.Join(errs...)
+	})
+	t.Logf("those that live serve v2 %v after the coordinator was killed", time.Since(killed).Round(time.Millisecond))
+	second, _ := s.newLeader(first)
+	t.Logf("%s took over from %s after %v", second.Name(), first.Name(), time.Since(killed).Round(time.Second))
+	// The dead one still counts until its lease is over; then the rest is enough, and it is named.
+	message := s.condition("myapp", v1alpha1.ConditionSwitched, metav1.ConditionTrue, "Verified", "not alive and not counted: "+first.Name())
+	t.Logf("%v after: %s", time.Since(killed).Round(time.Second), message)
+	vs, err := s.virtualServer("myapp")
+	require.NoError(t, err)
+	require.Equal(t, "v2", vs.Status.Active)
+	require.Equal(t, v1alpha1.PhaseSteady, vs.Status.Phase)
+	require.EqualValues(t, 2, vs.Status.Nodes.Total)
+	require.Equal(t, v1alpha1.OutcomeSucceeded, vs.Status.History[0].Outcome)
+	s.condition("myapp", v1alpha1.ConditionSafeToRetire, metav1.ConditionFalse, "Draining")
+	require.NoError(t, s.serves(first, first.nodePort(), "version=v1"), "the kernel of a node without daemon is as it was")
+	s.healthy(runs, "v1", "v2")
+	s.intact(held)
+
+	s.start(first)
+	s.servesEverywhere("version=v2")
+	s.Eventually(Patience, "it counts again", func() error {
+		vs, err := s.virtualServer("myapp")
+		if err == nil && (vs.Status.Nodes.Total != 3 || vs.Status.Nodes.Switched != 3) {
+			err = fmt.Errorf("%+v", vs.Status.Nodes)
+		}
+		return err
+	})
+	s.healthy(runs, "v1", "v2")
+	s.intact(held)
+
+	s.part("two daemons on a node", func(s *scene) { s.twoDaemons(second) })
+	s.healthy(runs, "v1", "v2")
+	s.intact(held)
+	s.servesEverywhere("version=v2")
+}
+
+// twoDaemons starts a second daemon with a state directory of its own on the node, so that no lock keeps it from
+// working: it finds the first one's virtual servers, leaves them alone, and says so.
+func (s *scene) twoDaemons(n *Node) {
+	before, err := n.Table()
+	require.NoError(s.t, err)
+	state := filepath.Join(s.folder, "state-second")
+	other := s.Pointsman(n, s.account, "--state-dir", state, "--health-address", "127.0.0.1:9968")
+	s.Eventually(Patience, "the second one says that the virtual servers are not its own", func() error {
+		if r := s.Call(n, "status", "-o", "json", "--state-dir", state); !strings.Contains(r.Stdout, "ipvsadm -D") {
+			return fmt.Errorf("%v", r)
+		}
+		return nil
+	})
+	began, writes := time.Now(), s.reportWrites(n)
+	time.Sleep(10 * time.Second)
+	count := s.reportWrites(n) - writes
+	s.t.Logf("%d writes of the node's report in %v by two daemons", count, time.Since(began).Round(time.Second))
+	now, err := n.Table()
+	require.NoError(s.t, err)
+	require.Equal(s.t, shape(before), shape(now))
+	require.Less(s.t, count, 10, "the two fight over the node's report")
+	require.NoError(s.t, other.Terminate(Patience))
+	s.condition("myapp", v1alpha1.ConditionSwitched, metav1.ConditionTrue, "Verified")
+}
+
+// reportWrites counts how often a node's report was written, as the audit log has it.
+func (s *scene) reportWrites(n *Node) (count int) {
+	s.t.Helper()
+	text, err := askFor("/audit")
+	require.NoError(s.t, err)
+	for line := range strings.Lines(text) {
+		if strings.Contains(line, `"verb":"update"`) && strings.Contains(line, "/nodereports/"+n.Name()+"/status") {
+			count++
+		}
+	}
+	return count
+}

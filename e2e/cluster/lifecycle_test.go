@@ -1,0 +1,273 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/pointsman/pointsman/api/v1alpha1"
+	"github.com/pointsman/pointsman/endpoints"
+	"github.com/pointsman/pointsman/internal/lab"
+)
+
+// grace is how long pods of these tests serve on after they were told to end.
+const grace = 5 * time.Second
+
+// labelledBoth is the scenario's Service with a UDP port beside the TCP one.
+var labelledBoth = strings.Replace(labelled, "ports: [{port: 80, targetPort: 80, nodePort: 30080}]",
+	"ports: [{name: web, port: 80, targetPort: 80, nodePort: 30080}, {name: udp, protocol: UDP, port: 80, targetPort: 80, nodePort: 30080}]", 1)
+
+// living is a Deployment whose pods also answer over UDP, and say says when that is not "".
+func living(version string, replicas int, says string) string {
+	out := strings.NewReplacer(
+		"ports: [{containerPort: 80}]", "ports: [{containerPort: 80}, {containerPort: 80, protocol: UDP}]",
+		"Seconds: 3", fmt.Sprintf("Seconds: %d", grace/time.Second),
+	).Replace(deployment(version, replicas))
+	if says != "" {
+		out = strings.Replace(out, "metadata: {labels: {app: myapp,", fmt.Sprintf("metadata: {annotations: {%s: %s}, labels: {app: myapp,", SaysAnnotation, says), 1)
+	}
+	return out
+}
+
+// endings watches when pods are told to end, by the guest's clock.
+type endings struct {
+	mu   sync.Mutex
+	told map[netip.Addr]time.Time
+}
+
+func (c *Cluster) watchEndings() *endings {
+	e := &endings{told: map[netip.Addr]time.Time{}}
+	watcher, err := c.Kube.CoreV1().Pods("default").Watch(context.Background(), metav1.ListOptions{})
+	require.NoError(c.t, err)
+	c.t.Cleanup(watcher.Stop)
+	go func() {
+		for event := range watcher.ResultChan() {
+			pod, ok := event.Object.(*corev1.Pod)
+			if !ok || pod.DeletionTimestamp == nil || pod.Status.PodIP == "" {
+				continue
+			}
+			addr := netip.MustParseAddr(pod.Status.PodIP)
+			e.mu.Lock()
+			if e.told[addr].IsZero() {
+				e.told[addr] = time.Now()
+			}
+			e.mu.Unlock()
+		}
+	}()
+	return e
+}
+
+// at is when the pod was told to end, zero when it was not.
+func (e *endings) at(addr netip.Addr) time.Time {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.told[addr]
+}
+
+// The life of what is served, with load running on every node all the time.
+func TestClusterLifecycle(t *testing.T) {
+	s := newScene(t, labelledBoth, living("v1", 6, ""), living("v2", 2, ""), virtualServer)
+	s.Endpoints("default", "myapp", 8)
+	s.servesEverywhere("version=v1")
+	master := s.Node(Master)
+	s.part("rolling", (*scene).rolling)
+	s.part("to zero and back", (*scene).toZeroAndBack)
+	s.part("a pod moves to another colour", (*scene).podMoves)
+	s.part("the Service goes and comes", func(s *scene) {
+		s.goesAndComes(func() { s.kubectl("delete", "service", "myapp") }, func() {
+			s.condition("myapp", v1alpha1.ConditionAccepted, metav1.ConditionFalse, endpoints.ReasonServiceNotFound, "create it")
+			s.Apply(labelledBoth)
+		})
+		s.condition("myapp", v1alpha1.ConditionAccepted, metav1.ConditionTrue, "Accepted")
+	})
+	s.part("the VirtualServer goes and comes", func(s *scene) {
+		s.goesAndComes(func() { s.kubectl("delete", "vs", "myapp") }, func() {
+			require.NotContains(s.t, s.kubectl("get", "nodereport", master.Name(), "-o", "yaml"), "name: myapp")
+			s.Apply(virtualServer)
+		})
+	})
+}
+
+// rolling gives the active colour's Deployment a new template: the controller replaces its pods one after the other.
+func (s *scene) rolling() {
+	runs, held, ends := s.loads(20), s.holds(8), s.watchEndings()
+	flows, err := s.Lab.Flow(lab.Flows{From: s.Client, Target: s.Nodes[0].nodePort(), Local: s.ClientAddrs, Count: 8})
+	require.NoError(s.t, err)
+	began := time.Now()
+	s.Apply(living("v1", 6, "v1-new"))
+	s.kubectl("rollout", "status", "deployment/myapp-v1", "--timeout=3m")
+	s.Eventually(Patience, "the pods before are gone", func() error {
+		if n := len(s.Pods("default", "version=v1")); n != 6 {
+			return fmt.Errorf("there are %d", n)
+		}
+		return nil
+	})
+	s.servesEverywhere("version=v1")
+	after := time.Now()
+	for n, run := range runs {
+		require.NoError(s.t, run.Await(10, Patience))
+		report := run.Stop()
+		require.Empty(s.t, report.Failed().Lines(), "on %s, of %d", n.Name(), len(report))
+		require.Equal(s.t, []string{"v1-new"}, keys(report.Since(after).ByColour()))
+		require.Empty(s.t, report.To("v2").Lines())
+		s.t.Logf("%s, while rolling for %v: %v", n.Name(), after.Sub(began).Round(time.Millisecond), report)
+	}
+	shortest := time.Hour
+	for n, sessions := range held {
+		for _, one := range sessions.Close() {
+			told := ends.at(one.Backend)
+			require.False(s.t, told.IsZero(), "on %s, %v: its pod was never told to end", n.Name(), one)
+			lasted := one.Sent.Sub(told)
+			shortest = min(shortest, lasted)
+			require.Greater(s.t, lasted, grace-1500*time.Millisecond, "on %s, %v: ended before its pod", n.Name(), one)
+		}
+	}
+	datagrams := flows.Stop()
+	s.t.Logf("long-lived connections lasted %v or more after their pod was told to end, of its %v; UDP: %v of %d",
+		shortest.Round(time.Millisecond), grace, datagrams, len(datagrams))
+	require.Zero(s.t, datagrams.ByColour()["v2"])
+	require.LessOrEqual(s.t, datagrams.Lost(), 8*6, "more than one a flow and pod")
+}
+
+// toZeroAndBack scales the active colour to nothing: its clients are refused, and nobody is sent to the other colour.
+//
+// IPVS refuses with an ICMP message, of which the kernel sends a client six at once and then one a second
+// (net.ipv4.icmp_ratelimit), whoever manages the table. A client that opens more connections than that has
+// some refused a second or more later, when it sends its SYN again, or answered, when somebody is there then.
+func (s *scene) toZeroAndBack() {
+	runs := s.loads(20)
+	flows, err := s.Lab.Flow(lab.Flows{From: s.Client, Target: s.Nodes[0].nodePort(), Local: s.ClientAddrs, Count: 4})
+	require.NoError(s.t, err)
+	s.kubectl("scale", "deployment/myapp-v1", "--replicas=0")
+	s.servesEverywhere("version=v1,nobody") // nothing, but the virtual servers are there
+	s.condition("myapp", v1alpha1.ConditionHealthy, metav1.ConditionFalse, "NoReadyEndpoint", "make its endpoints ready")
+	empty := time.Now()
+	time.Sleep(2 * time.Second)
+	scaled := time.Now()
+	s.kubectl("scale", "deployment/myapp-v1", "--replicas=4")
+	s.Endpoints("default", "myapp", 6)
+	ready := time.Now()
+	s.servesEverywhere("version=v1")
+	served := time.Now()
+	time.Sleep(2 * time.Second)
+	for n, run := range runs {
+		report := run.Stop()
+		require.Empty(s.t, report.To("v2").Lines(), "on %s", n.Name())
+		none := report.Since(empty).Until(scaled)
+		require.NotEmpty(s.t, none)
+		answered := none.Where(func(c lab.Connection) bool { return !c.Answered.IsZero() && c.Answered.Before(scaled) })
+		require.Empty(s.t, answered.Lines(), "on %s, while there is nobody", n.Name())
+		require.NotZero(s.t, report.ByClass()[lab.Refused], "on %s: %v", n.Name(), report)
+		back := report.Since(ready.Add(time.Second))
+		require.NotEmpty(s.t, back)
+		require.Empty(s.t, back.Failed().Lines(), "on %s, of %d from a second after the endpoints were ready", n.Name(), len(back))
+		s.t.Logf("%s: %v; in the kernel at most %v after the endpoints were seen ready", n.Name(), report, served.Sub(ready).Round(time.Millisecond))
+	}
+	refused := flows.Refused()
+	datagrams := flows.Stop()
+	back := datagrams.Between(ready.Add(time.Second), time.Time{})
+	s.t.Logf("UDP: %v, told %d times that nobody is there; from a second after: %v", datagrams, refused, back)
+	require.Zero(s.t, datagrams.ByColour()["v2"])
+	require.NotEmpty(s.t, back)
+	require.Zero(s.t, back.Lost())
+	s.condition("myapp", v1alpha1.ConditionHealthy, metav1.ConditionTrue, "Ready")
+}
+
+// podMoves gives a pod of the active colour the label of the other one.
+func (s *scene) podMoves() {
+	runs := s.loads(20)
+	pod := s.Pods("default", "version=v1")[0]
+	s.kubectl("label", "pod", pod.Name, "--overwrite", "version=v2")
+	s.Endpoints("default", "myapp", 7) // the ReplicaSet, one short, makes another
+	s.servesEverywhere("version=v1")
+	moved := time.Now()
+	s.healthy(runs, "v1-new")
+	for n, run := range runs {
+		for _, addr := range run.Stop().Since(moved).Backends() {
+			require.NotEqual(s.t, pod.Status.PodIP, addr.String(), "on %s", n.Name())
+		}
+	}
+	r := s.admin("switch", "myapp", "v2", "--wait")
+	require.Zero(s.t, r.Status, "%v", r)
+	require.Len(s.t, s.Pods("default", "version=v2"), 3)
+	s.servesEverywhere("version=v2")
+	r = s.admin("rollback", "myapp", "--wait")
+	require.Zero(s.t, r.Status, "%v", r)
+	s.servesEverywhere("version=v1")
+}
+
+// goesAndComes takes away what makes the Service served, while it is used, and brings it back.
+func (s *scene) goesAndComes(goes, comes func()) {
+	held, runs := s.holds(4), s.loads(20)
+	s.healthy(runs, "v1-new")
+	object, err := s.Kube.CoreV1().Services("default").Get(context.Background(), "myapp", metav1.GetOptions{})
+	require.NoError(s.t, err)
+	clusterIP := object.Spec.ClusterIP
+	goes()
+	s.Eventually(Patience, "new connections are refused on every node", func() error {
+		var errs []error
+		for _, n := range s.Nodes {
+			if one := (lab.Load{From: s.Client, Target: n.nodePort(), Timeout: time.Second, Ending: lab.Aborts}).Once(); one.Class != lab.Refused {
+				errs = append(errs, fmt.Errorf("on %s: %v", n.Name(), one))
+			}
+		}
+		return errors.Join(errs...)
+	})
+	refused := time.Now()
+	time.Sleep(2 * time.Second)
+	s.intact(held)
+	for n, run := range runs {
+		report := run.Stop().Since(refused)
+		require.NotEmpty(s.t, report)
+		require.Empty(s.t, report.ByColour(), "on %s", n.Name())
+		require.NotZero(s.t, report.ByClass()[lab.Refused], "on %s: %v", n.Name(), report)
+	}
+	for n, sessions := range held {
+		table, err := n.Table()
+		require.NoError(s.t, err)
+		v, ok := table.Find("TCP", n.nodePort())
+		require.True(s.t, ok, "on %s the virtual server went under its connections", n.Name())
+		require.Empty(s.t, v.Serving())
+		for _, one := range sessions.Abort() {
+			require.NoError(s.t, one.Err, "on %s", n.Name())
+		}
+	}
+	took := s.Eventually(4*time.Minute, "nothing of it is left", func() error {
+		var errs []error
+		for _, n := range s.Nodes {
+			table, err := n.Table()
+			errs = append(errs, err)
+			if len(table) != 0 {
+				errs = append(errs, fmt.Errorf("on %s are the virtual servers %v", n.Name(), table))
+			}
+			rules, err := n.Run("nft", "list", "table", "inet", "pointsman")
+			if err == nil && (strings.Contains(rules, "30080") || strings.Contains(rules, clusterIP)) {
+				errs = append(errs, fmt.Errorf("on %s is masqueraded: %s", n.Name(), rules))
+			}
+			addrs, err := n.Run("ip", "-4", "addr", "show")
+			errs = append(errs, err)
+			if strings.Contains(addrs, clusterIP+"/") {
+				errs = append(errs, fmt.Errorf("on %s is the address %s", n.Name(), clusterIP))
+			}
+		}
+		return errors.Join(errs...)
+	})
+	s.t.Logf("drained and gone %v after the last connection was closed", took.Round(time.Millisecond))
+	comes()
+	s.servesEverywhere("version=v1")
+	s.ready()
+	again := s.loads(20)
+	s.healthy(again, "v1-new")
+	for _, run := range again {
+		run.Stop()
+	}
+}
