@@ -3,9 +3,6 @@ package sync
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io/fs"
-	"maps"
 	"net/netip"
 	"sync/atomic"
 	"time"
@@ -17,7 +14,6 @@ import (
 	"github.com/pointsman/pointsman/ipvs"
 	"github.com/pointsman/pointsman/nft"
 	"github.com/pointsman/pointsman/node"
-	"github.com/pointsman/pointsman/rollout"
 )
 
 // What the reconciler consumes. The kernel behind ipvs, nft and node, or their fakes.
@@ -293,95 +289,6 @@ func (r *Reconciler) report(err error) {
 	r.lastError = text
 }
 
-// derive brings the target up to date with what is declared, when that may have changed.
-func (r *Reconciler) derive(stale bool) error {
-	if !stale && r.addresses != nil {
-		return nil
-	}
-	addresses, err := r.Node.Addresses()
-	if err != nil {
-		return fmt.Errorf("listing the node's addresses: %w", err)
-	}
-	r.addresses = onNets(addresses, r.NodePortsOn)
-	if r.addresses == nil {
-		r.addresses = []netip.Addr{}
-	}
-	r.snapshot = r.Source.Snapshot()
-	effective := r.keepInForce(r.snapshot)
-	first, refused := 0, 0 // first: served for the first time
-	for i := range effective.Servers {
-		s := &effective.Servers[i]
-		if s.Refused != nil {
-			refused++
-			continue
-		}
-		before := r.ledger.Rollouts[s.Key]
-		if before.Active == "" {
-			first++
-		}
-		after := rollout.Next(before, s.Spec.Active, Ready(s))
-		if before != after {
-			r.logRollout(s.Key, before, after)
-			r.ledger.Rollouts[s.Key], r.ledger.dirty = after, true
-		}
-	}
-	if len(r.ledger.Rollouts) > len(effective.Servers)-refused {
-		r.forgetRollouts(effective)
-	}
-	if first > 0 {
-		r.Log.WithField("virtualservers", first).Info("serving")
-	}
-	r.target = Desire(Input{
-		Snapshot: effective, Rollouts: r.ledger.Rollouts, NodeName: r.NodeName,
-		NodeAddresses: r.addresses, ClusterCIDRs: r.ClusterCIDRs,
-	})
-	return nil
-}
-
-// keepInForce puts in place of each refused server what was last accepted of it: a bad declaration
-// changes nothing. A Service that is gone is no bad declaration.
-func (r *Reconciler) keepInForce(snap *endpoints.Snapshot) *endpoints.Snapshot {
-	effective := &endpoints.Snapshot{Servers: make([]endpoints.Server, 0, len(snap.Servers)), Errors: snap.Errors}
-	accepted := make(map[types.NamespacedName]endpoints.Server, len(snap.Servers))
-	for _, s := range snap.Servers {
-		if s.Refused == nil {
-			accepted[s.Key] = s
-		} else if last, ok := r.inForce[s.Key]; ok && !s.Refused.Gone {
-			accepted[s.Key] = last
-			s = last
-		}
-		effective.Servers = append(effective.Servers, s)
-	}
-	r.inForce = accepted
-	return effective
-}
-
-// forgetRollouts drops those of VirtualServers that nobody declares any more.
-func (r *Reconciler) forgetRollouts(snap *endpoints.Snapshot) {
-	declared := make(map[types.NamespacedName]bool, len(snap.Servers))
-	for i := range snap.Servers {
-		declared[snap.Servers[i].Key] = true
-	}
-	for key := range r.ledger.Rollouts {
-		if !declared[key] {
-			delete(r.ledger.Rollouts, key)
-			r.ledger.dirty = true
-		}
-	}
-}
-
-func (r *Reconciler) logRollout(key types.NamespacedName, before, after rollout.State) {
-	log := r.Log.WithField("virtualserver", key.String())
-	switch {
-	case before.Active == "":
-		log.WithField("colour", after.Active).Debug("serving")
-	case before.Active != after.Active:
-		log.WithFields(logrus.Fields{"from": before.Active, "to": after.Active}).Info("switching")
-	case after.Reason != "":
-		log.WithField("reason", after.Reason).Warn("switch is blocked: " + after.Message)
-	}
-}
-
 // observation is what a pass saw in the end.
 type observation struct {
 	conflicts []Conflict
@@ -422,121 +329,4 @@ func (r *Reconciler) converge(ctx context.Context, what *touched) (observation, 
 		applyErr = errors.New("the kernel does not hold what was written to it; another program may be undoing it (kube-proxy in ipvs mode? see `pointsman preflight`)")
 	}
 	return seen, applyErr
-}
-
-// claim writes into the ledger what a plan is about to make or change, before it does.
-func (r *Reconciler) claim(p plan, what *touched) {
-	for _, op := range p.ipvs {
-		if op.Verb == ipvs.AddService && !r.ledger.Owns(op.Service.Key) {
-			r.ledger.Owned[op.Service.Key], r.ledger.dirty = &Owned{Draining: map[ipvs.RealKey]Draining{}}, true
-		}
-	}
-	r.eachOwned(what, func(key ipvs.Key, o *Owned) {
-		if v := r.target.Servers[key]; v != nil && (o.Owner != v.Owner || o.Drain != v.Drain) {
-			o.Owner, o.Drain, r.ledger.dirty = v.Owner, v.Drain, true
-		}
-	})
-	for _, s := range p.sysctls {
-		if _, known := r.ledger.Sysctls[s.Key]; !known && !s.Missing {
-			r.ledger.Sysctls[s.Key], r.ledger.dirty = s.Have, true
-		}
-	}
-}
-
-// eachOwned calls f for the virtual servers that are ours, those of what. f may forget them.
-func (r *Reconciler) eachOwned(what *touched, f func(ipvs.Key, *Owned)) {
-	if what == nil {
-		for key, o := range r.ledger.Owned {
-			f(key, o)
-		}
-		return
-	}
-	for key := range what.keys {
-		if o := r.ledger.Owned[key]; o != nil {
-			f(key, o)
-		}
-	}
-}
-
-// noteDraining keeps the record of since when real servers of ours are to get no new connections.
-func (r *Reconciler) noteDraining(what *touched) {
-	if what == nil || r.draining == nil {
-		r.draining = map[ipvs.Key]bool{}
-	}
-	r.eachOwned(what, func(key ipvs.Key, o *Owned) {
-		delete(r.draining, key)
-		if r.table.find(key) == nil && len(o.Draining) > 0 {
-			o.Draining, r.ledger.dirty = nil, true // it went, and its real servers with it
-		}
-	})
-	r.table.each(what, func(s *ipvs.ServiceInfo) {
-		o := r.ledger.Owned[s.Key]
-		if o == nil {
-			return
-		}
-		want := r.target.Servers[s.Key]
-		wanted := map[ipvs.RealKey]bool{}
-		if want != nil {
-			for _, real := range want.Reals {
-				wanted[real.RealKey] = true
-			}
-		}
-		draining := make(map[ipvs.RealKey]Draining, len(o.Draining))
-		for _, real := range s.Reals {
-			if wanted[real.RealKey] || want == nil && r.target.Held[o.Owner] {
-				continue
-			}
-			d, known := o.Draining[real.RealKey]
-			if !known {
-				d = Draining{Colour: want.Colour(real.RealKey), Since: time.Now().UTC().Truncate(time.Millisecond)}
-			}
-			draining[real.RealKey] = d
-		}
-		if !maps.Equal(draining, o.Draining) {
-			o.Draining, r.ledger.dirty = draining, true
-		}
-		if len(draining) > 0 {
-			r.draining[s.Key] = true
-		}
-	})
-}
-
-// forgetGone drops from the ledger what is neither wanted nor in the kernel any more.
-func (r *Reconciler) forgetGone(what *touched) {
-	r.eachOwned(what, func(key ipvs.Key, _ *Owned) {
-		if r.table.find(key) == nil && r.target.Servers[key] == nil {
-			delete(r.ledger.Owned, key)
-			r.ledger.dirty = true
-		}
-	})
-}
-
-// disown takes back the claim on virtual servers that somebody else made first.
-func (r *Reconciler) disown(err error) {
-	var batch *ipvs.BatchError
-	if !errors.As(err, &batch) {
-		return
-	}
-	for _, e := range batch.Ops {
-		if e.Op.Verb == ipvs.AddService && errors.Is(e, fs.ErrExist) {
-			delete(r.ledger.Owned, e.Op.Service.Key)
-			r.ledger.dirty = true
-		}
-	}
-}
-
-func onNets(addrs []netip.Addr, nets []netip.Prefix) []netip.Addr {
-	if len(nets) == 0 {
-		return addrs
-	}
-	var out []netip.Addr
-	for _, a := range addrs {
-		for _, n := range nets {
-			if n.Contains(a) {
-				out = append(out, a)
-				break
-			}
-		}
-	}
-	return out
 }

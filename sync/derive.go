@@ -1,0 +1,117 @@
+package sync
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/sirupsen/logrus"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/pointsman/pointsman/endpoints"
+	"github.com/pointsman/pointsman/rollout"
+)
+
+// derive brings the target up to date with what is declared, when that may have changed.
+func (r *Reconciler) derive(stale bool) error {
+	if !stale && r.addresses != nil {
+		return nil
+	}
+	addresses, err := r.Node.Addresses()
+	if err != nil {
+		return fmt.Errorf("listing the node's addresses: %w", err)
+	}
+	r.addresses = onNets(addresses, r.NodePortsOn)
+	if r.addresses == nil {
+		r.addresses = []netip.Addr{}
+	}
+	r.snapshot = r.Source.Snapshot()
+	effective := r.keepInForce(r.snapshot)
+	first, refused := 0, 0 // first: served for the first time
+	for i := range effective.Servers {
+		s := &effective.Servers[i]
+		if s.Refused != nil {
+			refused++
+			continue
+		}
+		before := r.ledger.Rollouts[s.Key]
+		if before.Active == "" {
+			first++
+		}
+		after := rollout.Next(before, s.Spec.Active, Ready(s))
+		if before != after {
+			r.logRollout(s.Key, before, after)
+			r.ledger.Rollouts[s.Key], r.ledger.dirty = after, true
+		}
+	}
+	if len(r.ledger.Rollouts) > len(effective.Servers)-refused {
+		r.forgetRollouts(effective)
+	}
+	if first > 0 {
+		r.Log.WithField("virtualservers", first).Info("serving")
+	}
+	r.target = Desire(Input{
+		Snapshot: effective, Rollouts: r.ledger.Rollouts, NodeName: r.NodeName,
+		NodeAddresses: r.addresses, ClusterCIDRs: r.ClusterCIDRs,
+	})
+	return nil
+}
+
+// keepInForce puts in place of each refused server what was last accepted of it: a bad declaration
+// changes nothing. A Service that is gone is no bad declaration.
+func (r *Reconciler) keepInForce(snap *endpoints.Snapshot) *endpoints.Snapshot {
+	effective := &endpoints.Snapshot{Servers: make([]endpoints.Server, 0, len(snap.Servers)), Errors: snap.Errors}
+	accepted := make(map[types.NamespacedName]endpoints.Server, len(snap.Servers))
+	for _, s := range snap.Servers {
+		if s.Refused == nil {
+			accepted[s.Key] = s
+		} else if last, ok := r.inForce[s.Key]; ok && !s.Refused.Gone {
+			accepted[s.Key] = last
+			s = last
+		}
+		effective.Servers = append(effective.Servers, s)
+	}
+	r.inForce = accepted
+	return effective
+}
+
+// forgetRollouts drops those of VirtualServers that nobody declares any more.
+func (r *Reconciler) forgetRollouts(snap *endpoints.Snapshot) {
+	declared := make(map[types.NamespacedName]bool, len(snap.Servers))
+	for i := range snap.Servers {
+		declared[snap.Servers[i].Key] = true
+	}
+	for key := range r.ledger.Rollouts {
+		if !declared[key] {
+			delete(r.ledger.Rollouts, key)
+			r.ledger.dirty = true
+		}
+	}
+}
+
+func (r *Reconciler) logRollout(key types.NamespacedName, before, after rollout.State) {
+	log := r.Log.WithField("virtualserver", key.String())
+	switch {
+	case before.Active == "":
+		log.WithField("colour", after.Active).Debug("serving")
+	case before.Active != after.Active:
+		log.WithFields(logrus.Fields{"from": before.Active, "to": after.Active}).Info("switching")
+	case after.Reason != "":
+		log.WithField("reason", after.Reason).Warn("switch is blocked: " + after.Message)
+	}
+}
+
+func onNets(addrs []netip.Addr, nets []netip.Prefix) []netip.Addr {
+	if len(nets) == 0 {
+		return addrs
+	}
+	var out []netip.Addr
+	for _, a := range addrs {
+		for _, n := range nets {
+			if n.Contains(a) {
+				out = append(out, a)
+				break
+			}
+		}
+	}
+	return out
+}
