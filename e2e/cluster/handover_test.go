@@ -35,8 +35,8 @@ func TestClusterHandover(t *testing.T) {
 	c.Apply(virtualServer)
 	c.Eventually(Patience, "the daemons say that the label is missing", func() error {
 		for _, n := range c.Nodes {
-			if r := c.Call(n, "status", "-o", "json", "--state-dir", c.stateDir(n)); !strings.Contains(r.Stdout, endpoints.ReasonServiceNotLabelled) {
-				return fmt.Errorf("on %s: %v", n.Name(), r)
+			if status := fmt.Sprint(c.status(n)); !strings.Contains(status, endpoints.ReasonServiceNotLabelled) {
+				return fmt.Errorf("on %s: %s", n.Name(), status)
 			}
 		}
 		return nil
