@@ -80,6 +80,16 @@ func TestTakesOverNothingElse(t *testing.T) {
 	}
 }
 
+// Where no endpoint of the active colour is ready, taking it over would empty it.
+func TestTakesOverNothingToEmptyIt(t *testing.T) {
+	b := newBench(t, t.TempDir())
+	b.proxied(t, podReal(2, 1, 1))
+	status := b.declare(t, server("v1", map[string]int{"v2": 1}))
+	require.False(t, b.ledger.Owns(contested))
+	require.Equal(t, map[string]uint32{"10.244.2.1:8080": 1}, b.serving(t)[contested.String()])
+	require.False(t, status.Server(owner).Verified)
+}
+
 // A Service that lost its label goes back to kube-proxy in ipvs mode as it came: nothing is deleted, lowered
 // or fought over, whatever kube-proxy makes of it and when the declaration goes.
 func TestGivesBackWithoutTheLabel(t *testing.T) {

@@ -104,6 +104,10 @@ func TestWhoUndoesOurWorkIsTold(t *testing.T) {
 					b.undoing.seen[key][i] = times[i].Add(-undoneWithin)
 				}
 			}
+			changed, err := b.node.Changed()
+			require.NoError(t, err)
+			b.NodeChanged = changed
+			require.True(t, b.atRest(), "or the pass is one that it would not be")
 			b.pass(b.ctx, false)
 			require.Equal(t, metav1.ConditionTrue, b.accepted(t).Status)
 			require.Equal(t, 1, warnings())

@@ -111,7 +111,7 @@ func TestClusterBesideKubeProxy(t *testing.T) {
 		away, flushed := <-gone
 		require.True(t, flushed, "kube-proxy did not flush IPVS at its start")
 		t.Logf("flushed, and right again after %v", away.Round(100*time.Microsecond))
-		require.Less(t, away, time.Second)
+		require.Less(t, away, 3*time.Second, "with the guest's one processor busy with kube-proxy's start")
 		for way, l := range f.lost(began) {
 			t.Logf("kube-proxy in nftables mode started again, by %s: %v", way, l)
 		}

@@ -35,8 +35,8 @@ func TestClusterHandover(t *testing.T) {
 	c.Apply(virtualServer)
 	c.Eventually(Patience, "the daemons say that the label is missing", func() error {
 		for _, n := range c.Nodes {
-			if r := c.Call(n, "status", "-o", "json", "--state-dir", c.stateDir(n)); !strings.Contains(r.Stdout, endpoints.ReasonServiceNotLabelled) {
-				return fmt.Errorf("on %s: %v", n.Name(), r)
+			if status := fmt.Sprint(c.status(n)); !strings.Contains(status, endpoints.ReasonServiceNotLabelled) {
+				return fmt.Errorf("on %s: %s", n.Name(), status)
 			}
 		}
 		return nil
@@ -53,7 +53,7 @@ func TestClusterHandover(t *testing.T) {
 		c.Eventually(Patience, "the Service is pointsman's", func() error { return c.owns(n, n.nodePort(), c.clusterIP("myapp")) })
 	}
 	t.Logf("pointsman's on every node after %v", time.Since(asked).Round(10*time.Millisecond))
-	time.Sleep(10 * time.Second)
+	time.Sleep(15 * time.Second) // kube-proxy takes up to 8 s to come to it here
 	c.lostLittle("adding the label", all, asked)
 	for _, n := range c.Nodes {
 		require.NoError(t, c.serves(n, n.nodePort(), "app=myapp"))
@@ -65,16 +65,17 @@ func TestClusterHandover(t *testing.T) {
 	asked = time.Now()
 	_, err = c.Kubectl("", "label", "service", "myapp", endpoints.ServiceProxyLabel+"-")
 	require.NoError(t, err)
-	time.Sleep(10 * time.Second)
+	time.Sleep(15 * time.Second) // kube-proxy takes up to 8 s to come to it here
 	c.lostLittle("removing the label", all, asked)
 	all = c.driveAll()
 	asked = time.Now()
 	_, err = c.Kubectl("", "delete", "virtualserver", "myapp")
 	require.NoError(t, err)
-	time.Sleep(10 * time.Second)
+	time.Sleep(15 * time.Second) // kube-proxy takes up to 8 s to come to it here
 	c.lostLittle("deleting the VirtualServer then", all, asked)
+	// In the other modes it drains for as long as IPVS remembers a connection.
+	require.Error(t, c.owns(c.Node(Master), c.Node(Master).nodePort()), "it is pointsman's still, beside kube-proxy in ipvs mode")
 	for _, n := range c.Nodes {
-		require.Error(t, c.owns(n, n.nodePort()), "on %s it is pointsman's still", n.Name())
 		c.served(n, "kube-proxy serves both again", n.nodePort(), c.clusterIP("myapp"), c.clusterIP("other"))
 	}
 }
@@ -95,6 +96,7 @@ func (c *Cluster) driveAll() (all []*traffic) {
 // rejects a ClusterIP for as long as it has changed one of two ipsets.
 func (c *Cluster) lostLittle(step string, all []*traffic, since time.Time) {
 	c.t.Helper()
+	ended := time.Now()
 	for _, f := range all {
 		mode := modes[f.node.Name()]
 		for way, l := range f.lost(since) {
@@ -105,7 +107,7 @@ func (c *Cluster) lostLittle(step string, all []*traffic, since time.Time) {
 				require.Empty(c.t, failed.Lines(), "%s, kube-proxy in %s mode, by %s", step, mode, way)
 			}
 			require.Less(c.t, share(l), 0.1, "%s, kube-proxy in %s mode, by %s:\n%s", step, mode, way, failed.Lines())
-			require.Empty(c.t, failed.Since(since.Add(7*time.Second)).Lines(), "%s: it does not end, kube-proxy in %s mode, by %s", step, mode, way)
+			require.Empty(c.t, failed.Since(ended.Add(-4*time.Second)).Lines(), "%s: it does not end, kube-proxy in %s mode, by %s", step, mode, way)
 		}
 		f.stop()
 	}

@@ -301,8 +301,10 @@ func TestUnlabelledService(t *testing.T) {
 	assert.Contains(t, snap.Servers[0].Refused.Message, "kubectl label service -n default myapp --overwrite service.kubernetes.io/service-proxy-name=pointsman")
 	a.apply(fmt.Sprintf(serviceText, "myapp", 30080))
 	r.awaits(both + "; other: ServiceNotFound")
+	// Its slice loses the label too. For the watch it is gone, and may be so before the Service is.
+	a.remove("EndpointSlice", "myapp-1")
+	time.Sleep(40 * time.Millisecond)
 	a.apply(unlabelled)
-	a.remove("EndpointSlice", "myapp-1") // it loses its label too: for the watch it is gone
 	r.awaits("myapp: ServiceNotLabelled; other: ServiceNotFound")
 	for _, s := range r.seen {
 		for i := range s.Servers {

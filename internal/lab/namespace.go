@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"runtime"
@@ -116,15 +117,30 @@ func (n *Namespace) Feed(input, name string, args ...string) (string, error) {
 // ReadFile reads a file as a thread of this namespace sees it: /proc/net and /proc/sys/net differ.
 func (n *Namespace) ReadFile(path string) (string, error) {
 	path = strings.Replace(path, "/proc/net/", "/proc/thread-self/net/", 1)
-	var text []byte
-	err := n.Do(func() (err error) {
-		text, err = os.ReadFile(path)
-		return err
+	var text bytes.Buffer
+	err := n.Do(func() error {
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		// In one go, a page at least: reading on in /proc/net/ip_vs, kernels that hold all namespaces' virtual
+		// servers in one table (up to 6.18 do) pass over as many of ours as there were of others before.
+		for page := make([]byte, 64<<10); ; {
+			n, err := f.Read(page)
+			text.Write(page[:n])
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+		}
 	})
 	if err != nil {
 		return "", fmt.Errorf("in %s: %w", n.name, err)
 	}
-	return string(text), nil
+	return text.String(), nil
 }
 
 // Sysctl sets a sysctl of the namespace, by its path below /proc/sys.
