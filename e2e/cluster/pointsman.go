@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -101,4 +102,14 @@ func (c *Cluster) servesEverywhere(selector string) time.Duration {
 		}
 		return errors.Join(errs...)
 	})
+}
+
+// status is what the node's daemon last saw.
+func (c *Cluster) status(n *Node) (out map[string]any) {
+	c.t.Helper()
+	r := c.Call(n, "status", "-o", "json", "--state-dir", c.stateDir(n))
+	if r.Stdout != "" {
+		require.NoError(c.t, json.Unmarshal([]byte(r.Stdout), &out))
+	}
+	return out
 }
