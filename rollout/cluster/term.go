@@ -200,6 +200,8 @@ func (t *term) write(ctx context.Context, key types.NamespacedName) error {
 		return err
 	}
 	t.written.Mutation(next)
+	// About a version of its own each, so that client-go does not count one up in place of telling the next:
+	// it compares reasons, not notes, and a switch back would be told as the one there.
 	for _, e := range eventsBetween(vs, &vs.Status, &status) { // only of what this one wrote: events are told once
 		t.c.recorder.Eventf(next, nil, e.kind, e.reason, e.action, "%s", e.note)
 	}
