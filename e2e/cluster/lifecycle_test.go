@@ -160,11 +160,12 @@ func (s *scene) toZeroAndBack() {
 	s.servesEverywhere("version=v1")
 	served := time.Now()
 	time.Sleep(2 * time.Second)
+	tried := 0
 	for n, run := range runs {
 		report := run.Stop()
 		require.Empty(s.t, report.To("v2").Lines(), "on %s", n.Name())
 		none := report.Since(empty).Until(scaled)
-		require.NotEmpty(s.t, none)
+		tried += len(none)
 		answered := none.Where(func(c lab.Connection) bool { return !c.Answered.IsZero() && c.Answered.Before(scaled) })
 		require.Empty(s.t, answered.Lines(), "on %s, while there is nobody", n.Name())
 		require.NotZero(s.t, report.ByClass()[lab.Refused], "on %s: %v", n.Name(), report)
@@ -173,6 +174,7 @@ func (s *scene) toZeroAndBack() {
 		require.Empty(s.t, back.Failed().Lines(), "on %s, of %d from a second after the endpoints were ready", n.Name(), len(back))
 		s.t.Logf("%s: %v; in the kernel at most %v after the endpoints were seen ready", n.Name(), report, served.Sub(ready).Round(time.Millisecond))
 	}
+	require.NotZero(s.t, tried)
 	refused := flows.Refused()
 	datagrams := flows.Stop()
 	back := datagrams.Between(ready.Add(time.Second), time.Time{})
