@@ -131,7 +131,7 @@ func TestGrants(t *testing.T) {
 	}
 	require.Equal(t, []string{
 		"endpointslices.discovery.k8s.io list", "endpointslices.discovery.k8s.io watch",
-		"events.events.k8s.io create", "events.events.k8s.io patch",
+		"events.events.k8s.io create",
 		"nodereports.pointsman.io create", "nodereports.pointsman.io get", "nodereports.pointsman.io list", "nodereports.pointsman.io watch",
 		"nodereports/status.pointsman.io update",
 		"nodes get",

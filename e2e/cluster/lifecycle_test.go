@@ -79,9 +79,7 @@ func TestClusterLifecycle(t *testing.T) {
 	s.Endpoints("default", "myapp", 8)
 	s.servesEverywhere("version=v1")
 	master := s.Node(Master)
-	s.part("rolling", (*scene).rolling)
-	s.part("to zero and back", (*scene).toZeroAndBack)
-	s.part("a pod moves to another colour", (*scene).podMoves)
+	// These first: what is drained must have no connection, and pods that end leave some closing for minutes.
 	s.part("the Service goes and comes", func(s *scene) {
 		s.goesAndComes(func() { s.kubectl("delete", "service", "myapp") }, func() {
 			s.condition("myapp", v1alpha1.ConditionAccepted, metav1.ConditionFalse, endpoints.ReasonServiceNotFound, "create it")
@@ -95,6 +93,9 @@ func TestClusterLifecycle(t *testing.T) {
 			s.Apply(virtualServer)
 		})
 	})
+	s.part("rolling", (*scene).rolling)
+	s.part("to zero and back", (*scene).toZeroAndBack)
+	s.part("a pod moves to another colour", (*scene).podMoves)
 }
 
 // rolling gives the active colour's Deployment a new template: the controller replaces its pods one after the other.
@@ -159,11 +160,12 @@ func (s *scene) toZeroAndBack() {
 	s.servesEverywhere("version=v1")
 	served := time.Now()
 	time.Sleep(2 * time.Second)
+	tried := 0
 	for n, run := range runs {
 		report := run.Stop()
 		require.Empty(s.t, report.To("v2").Lines(), "on %s", n.Name())
 		none := report.Since(empty).Until(scaled)
-		require.NotEmpty(s.t, none)
+		tried += len(none)
 		answered := none.Where(func(c lab.Connection) bool { return !c.Answered.IsZero() && c.Answered.Before(scaled) })
 		require.Empty(s.t, answered.Lines(), "on %s, while there is nobody", n.Name())
 		require.NotZero(s.t, report.ByClass()[lab.Refused], "on %s: %v", n.Name(), report)
@@ -172,6 +174,7 @@ func (s *scene) toZeroAndBack() {
 		require.Empty(s.t, back.Failed().Lines(), "on %s, of %d from a second after the endpoints were ready", n.Name(), len(back))
 		s.t.Logf("%s: %v; in the kernel at most %v after the endpoints were seen ready", n.Name(), report, served.Sub(ready).Round(time.Millisecond))
 	}
+	require.NotZero(s.t, tried)
 	refused := flows.Refused()
 	datagrams := flows.Stop()
 	back := datagrams.Between(ready.Add(time.Second), time.Time{})
@@ -208,15 +211,16 @@ func (s *scene) podMoves() {
 // goesAndComes takes away what makes the Service served, while it is used, and brings it back.
 func (s *scene) goesAndComes(goes, comes func()) {
 	held, runs := s.holds(4), s.loads(20)
-	s.healthy(runs, "v1-new")
+	s.healthy(runs, "v1")
 	object, err := s.Kube.CoreV1().Services("default").Get(context.Background(), "myapp", metav1.GetOptions{})
 	require.NoError(s.t, err)
 	clusterIP := object.Spec.ClusterIP
 	goes()
-	s.Eventually(Patience, "new connections are refused on every node", func() error {
+	s.Eventually(Patience, "new connections are answered on no node", func() error {
 		var errs []error
 		for _, n := range s.Nodes {
-			if one := (lab.Load{From: s.Client, Target: n.nodePort(), Timeout: time.Second, Ending: lab.Aborts}).Once(); one.Class != lab.Refused {
+			one := lab.Load{From: s.Client, Target: n.nodePort(), Local: s.ClientAddrs[7:], Timeout: 500 * time.Millisecond, Ending: lab.Aborts}.Once()
+			if one.Class != lab.Refused && one.Class != lab.Timeout { // see toZeroAndBack
 				errs = append(errs, fmt.Errorf("on %s: %v", n.Name(), one))
 			}
 		}
@@ -266,7 +270,7 @@ func (s *scene) goesAndComes(goes, comes func()) {
 	s.servesEverywhere("version=v1")
 	s.ready()
 	again := s.loads(20)
-	s.healthy(again, "v1-new")
+	s.healthy(again, "v1")
 	for _, run := range again {
 		run.Stop()
 	}

@@ -83,7 +83,7 @@ func (c *Cluster) loads(rate int) map[*Node]*lab.Run {
 
 func (c *Cluster) load(n *Node, rate int) *lab.Run {
 	i := 2 * slices.Index(c.Nodes, n)
-	return c.Lab.Start(lab.Load{From: c.Client, Target: n.nodePort(), Local: c.ClientAddrs[i : i+2], Rate: rate, Clients: 4, Ending: lab.Aborts})
+	return c.Lab.Start(lab.Load{From: c.Client, Target: n.nodePort(), Local: c.ClientAddrs[i : i+2], Rate: rate, Clients: 12, Ending: lab.Aborts})
 }
 
 // holds opens long-lived connections to the node port on each node.
