@@ -163,7 +163,8 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		if !stale || next.Before(due) || !due.After(time.Now()) {
 			due = next
 		}
-		if foreign == nil && tableChanged != nil && r.table.again.Before(due) {
+		// What is told of until then is not listened to.
+		if tableChanged != nil && r.table.again.After(time.Now()) && r.table.again.Before(due) {
 			due = r.table.again
 		}
 		timer.Reset(time.Until(due))

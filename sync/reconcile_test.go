@@ -735,3 +735,60 @@ func uncounted(list []ipvs.ServiceInfo) []string {
 	}
 	return out
 }
+
+// told is a kernel that tells of changes, and is slow to read.
+type told struct {
+	*ipvs.Fake
+	changed chan struct{}
+}
+
+func (k told) Changed() <-chan struct{} { return k.changed }
+
+func (k told) Read(ctx context.Context) ([]ipvs.ServiceInfo, error) {
+	time.Sleep(20 * time.Millisecond)
+	return k.Fake.Read(ctx)
+}
+
+// harm changes what the loop holds, and has it told.
+func (k told) harm(t *testing.T, key ipvs.Key) {
+	require.NoError(t, k.Apply(context.Background(), []ipvs.Op{{Verb: ipvs.DelService, Service: ipvs.Service{Key: key}}}))
+	select {
+	case k.changed <- struct{}{}:
+	default:
+	}
+}
+
+// Reading the whole table for others' changes has a bound, and what is told meanwhile is looked at when the bound
+// allows it, not when the loop next wakes by itself.
+func TestToldWhileNotListening(t *testing.T) {
+	b := newBench(t, t.TempDir())
+	k := told{b.kernel, make(chan struct{}, 1)}
+	b.IPVS, b.Changes, b.NodeChanged, b.RulesChanged = k, k, make(chan struct{}), make(chan struct{})
+	b.source.snap = &endpoints.Snapshot{Servers: []endpoints.Server{server("v1", map[string]int{"v1": 2})}}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- b.Run(ctx) }()
+	key := ipvs.Key{Protocol: ipvs.TCP, Addr: netip.MustParseAddr("10.96.0.10"), Port: 80}
+	repaired := func() time.Duration {
+		began := time.Now()
+		for {
+			if reals, err := k.RealServers(ctx, key); err == nil && len(reals) == 2 {
+				return time.Since(began)
+			}
+			require.Less(t, time.Since(began), 5*time.Second)
+			time.Sleep(time.Millisecond)
+		}
+	}
+	repaired()
+	time.Sleep(50 * time.Millisecond)
+	for range 5 {
+		k.harm(t, key)
+		repaired()
+		time.Sleep(30 * time.Millisecond) // the pass has ended, and does not listen yet
+		k.harm(t, key)
+		require.Less(t, repaired(), restInterval/2)
+		time.Sleep(150 * time.Millisecond)
+	}
+	cancel()
+	require.NoError(t, <-done)
+}
