@@ -44,9 +44,20 @@ type group struct {
 	ring   []byte // of the leader: a page for its head and tail, and one for events
 }
 
-// writers are the kernel's two ways in: generic netlink, and setsockopt, which old programs use
+// PerCall is by how much one call moves the count: by one when it begins, and by one when it has ended. A change
+// is made between the two, so a table that was read between them may lack it, and the second makes it be read
+// again. The first would be seen even if the kernel, with too many calls at once, lost a return.
+const PerCall = 2
+
+// probe is a function and whether it is its return that counts.
+type probe struct {
+	function string
+	config   uint64 // bit 0: the return (/sys/bus/event_source/devices/kprobe/format/retprobe)
+}
+
+// probes are on the kernel's two ways in: generic netlink, and setsockopt, which old programs use
 // (ip_vs_genl_ops and ip_vs_sockopts of net/netfilter/ipvs/ip_vs_ctl.c).
-var writers = []string{"ip_vs_genl_set_cmd", "do_ip_vs_set_ctl"}
+var probes = []probe{{"ip_vs_genl_set_cmd", 0}, {"ip_vs_genl_set_cmd", 1}, {"do_ip_vs_set_ctl", 0}, {"do_ip_vs_set_ctl", 1}}
 
 const (
 	kprobeType = "/sys/bus/event_source/devices/kprobe/type"
@@ -102,8 +113,8 @@ func (c *Changes) open() error {
 // openGroup counts the calls on one processor. What it gives with an error is to be closed all the same.
 func openGroup(kind uint32, cpu int) (g group, err error) {
 	g.leader = -1
-	for _, function := range writers {
-		fd, err := openProbe(kind, function, cpu, g.leader)
+	for _, p := range probes {
+		fd, err := openProbe(kind, p, cpu, g.leader)
 		if err != nil {
 			return g, err
 		}
@@ -123,15 +134,16 @@ func openGroup(kind uint32, cpu int) (g group, err error) {
 	return g, nil
 }
 
-// openProbe counts the calls of a function on one processor.
-func openProbe(kind uint32, function string, cpu, leader int) (int, error) {
-	name, err := unix.BytePtrFromString(function)
+// openProbe counts the calls of a function, or its returns, on one processor.
+func openProbe(kind uint32, p probe, cpu, leader int) (int, error) {
+	name, err := unix.BytePtrFromString(p.function)
 	if err != nil {
 		return -1, err
 	}
 	attr := unix.PerfEventAttr{
 		Type: kind,
 		Size: uint32(unsafe.Sizeof(unix.PerfEventAttr{})),
+		Config: p.config,
 		// kprobe_func, in the field's union with config1 (linux/perf_event.h).
 		Ext1:        uint64(uintptr(unsafe.Pointer(name))),
 		Read_format: unix.PERF_FORMAT_GROUP,
@@ -143,14 +155,14 @@ func openProbe(kind uint32, function string, cpu, leader int) (int, error) {
 	runtime.KeepAlive(name)
 	switch {
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
-		return -1, fmt.Errorf("probing %s: %w (it takes CAP_PERFMON, or CAP_SYS_ADMIN where kernel.perf_event_paranoid is above 2, and a kernel that is not locked down)", function, err)
+		return -1, fmt.Errorf("probing %s: %w (it takes CAP_PERFMON, or CAP_SYS_ADMIN where kernel.perf_event_paranoid is above 2, and a kernel that is not locked down)", p.function, err)
 	case err != nil:
-		return -1, fmt.Errorf("probing %s: %w", function, os.NewSyscallError("perf_event_open", err))
+		return -1, fmt.Errorf("probing %s: %w", p.function, os.NewSyscallError("perf_event_open", err))
 	}
 	return fd, nil
 }
 
-// Count is the number of calls since the start; ops that the kernel refused count too. That a
+// Count is what calls since the start have moved it, [PerCall] each; ops that the kernel refused count too. That a
 // processor came or went moves it, since what ran there may not have been counted.
 func (c *Changes) Count() (uint64, error) {
 	c.mu.Lock()
@@ -194,7 +206,7 @@ func (c *Changes) sum() (uint64, error) {
 func (c *Changes) Changed() <-chan struct{} { return c.changed }
 
 // quiet is how long after a wake-up nobody waits for the next: thousands of calls are a few wake-ups. The
-// ring of a processor is full after 512 of them, and takes none of the rest until it is emptied.
+// ring of a processor is full after 256 of them, and takes none of the rest until it is emptied.
 const quiet = 10 * time.Millisecond
 
 // wait hands on that there were calls, at no cost while there are none.

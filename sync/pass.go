@@ -157,12 +157,16 @@ func (r *Reconciler) plan(have kernel, what *touched) plan {
 // ipvs says how), and with that the rest of those virtual servers.
 func withoutScheduler(ops []ipvs.Op, name string) []ipvs.Op {
 	left := map[ipvs.Key]bool{}
-	return slices.DeleteFunc(ops, func(op ipvs.Op) bool {
+	var out []ipvs.Op // the plan itself is read back by what it says
+	for _, op := range ops {
 		if op.Service.Scheduler == name && (op.Verb == ipvs.AddService || op.Verb == ipvs.EditService) {
 			left[op.Service.Key] = true
 		}
-		return left[op.Service.Key]
-	})
+		if !left[op.Service.Key] {
+			out = append(out, op)
+		}
+	}
+	return out
 }
 
 // noteConflicts gives all conflicts there are, those that were not looked at included.
@@ -217,7 +221,7 @@ func (r *Reconciler) apply(ctx context.Context, p plan) error {
 			failed = append(failed, fmt.Errorf("writing the IPVS table: %w", err))
 		}
 		// Our own changes are read back one by one. If the count has moved by others too, it stays apart.
-		if after, _ := r.count(); before == r.table.asOf && after-before == uint64(len(p.ipvs)) {
+		if after, _ := r.count(); before == r.table.asOf && after-before == ipvs.PerCall*uint64(len(p.ipvs)) {
 			r.table.asOf = after
 		}
 	}

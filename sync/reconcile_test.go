@@ -542,6 +542,7 @@ func TestMissingScheduler(t *testing.T) {
 	bad.Ports[0].Ways = []endpoints.Way{{Kind: endpoints.NodePort, Addr: netip.IPv4Unspecified(), Port: 30081}}
 	status := b.declare(t, bad, server("v1", map[string]int{"v1": 2}))
 	assert.Contains(t, status.Error, "no scheduler lblc")
+	assert.NotContains(t, status.Error, "reading")
 	assert.Contains(t, b.serving(t), "TCP 192.0.2.10:30080")
 	assert.NotContains(t, b.serving(t), "TCP 192.0.2.10:30081")
 }
