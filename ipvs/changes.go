@@ -141,8 +141,8 @@ func openProbe(kind uint32, p probe, cpu, leader int) (int, error) {
 		return -1, err
 	}
 	attr := unix.PerfEventAttr{
-		Type: kind,
-		Size: uint32(unsafe.Sizeof(unix.PerfEventAttr{})),
+		Type:   kind,
+		Size:   uint32(unsafe.Sizeof(unix.PerfEventAttr{})),
 		Config: p.config,
 		// kprobe_func, in the field's union with config1 (linux/perf_event.h).
 		Ext1:        uint64(uintptr(unsafe.Pointer(name))),
