@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -161,10 +162,9 @@ func TestCoordinatorConflictAndOutage(t *testing.T) {
 	snapshot := world(t, s, 2, "a")
 	c := coordinator(t, s, "a")
 	c.Observe(snapshot)
-	conflicts := 0
+	var conflicts atomic.Int32
 	s.setRefuse(func(verb, resource string) error {
-		if verb+" "+resource == "update virtualservers/status" && conflicts < 3 {
-			conflicts++
+		if verb+" "+resource == "update virtualservers/status" && conflicts.Add(1) <= 3 {
 			return apierrors.NewConflict(schema.GroupResource{}, "x", fmt.Errorf("changed"))
 		}
 		return nil
