@@ -83,10 +83,7 @@ func writeStatus(w io.Writer, stateDir string, args []string, output string, col
 		return err
 	}
 	if len(args) == 1 {
-		name := args[0]
-		if !strings.Contains(name, "/") {
-			name = "default/" + name
-		}
+		name := qualified(args[0])
 		var only []sync.ServerStatus
 		for _, s := range status.Servers {
 			if s.Namespace+"/"+s.Name == name {
@@ -125,6 +122,14 @@ func writeStatus(w io.Writer, stateDir string, args []string, output string, col
 		return fmt.Errorf("%s", plural(len(status.Errors), "manifest is bad", "manifests are bad"))
 	}
 	return nil
+}
+
+// qualified is NAMESPACE/NAME of what may be a name alone.
+func qualified(name string) string {
+	if strings.Contains(name, "/") {
+		return name
+	}
+	return "default/" + name
 }
 
 // painter writes for a person, in colour where that is a terminal.

@@ -30,10 +30,7 @@ func writeClusterStatus(ctx context.Context, w io.Writer, s *settings, args []st
 		return err
 	}
 	if len(args) == 1 {
-		name := args[0]
-		if !strings.Contains(name, "/") {
-			name = "default/" + name
-		}
+		name := qualified(args[0])
 		list = slices.DeleteFunc(list, func(vs v1alpha1.VirtualServer) bool { return vs.Namespace+"/"+vs.Name != name })
 		if len(list) == 0 {
 			return fmt.Errorf("there is no VirtualServer %s", name)
