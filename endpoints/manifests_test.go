@@ -247,10 +247,10 @@ func TestManifestsStateFull(t *testing.T) {
 	accepted := filepath.Join(p.state, acceptedDir)
 	require.NoError(t, os.WriteFile(accepted, nil, 0o644)) // in the way
 	m := p.running()
-	require.Eventually(t, func() bool { return m.Snapshot() != nil && len(m.Snapshot().Servers) == 1 }, 5*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return m.Snapshot() != nil && len(m.Snapshot().Servers) == 1 }, time.Minute, 10*time.Millisecond)
 	require.NoError(t, os.Remove(accepted))
 	require.Eventually(t, func() bool {
 		_, err := os.Stat(filepath.Join(accepted, "a.yaml"))
 		return err == nil
-	}, 5*time.Second, 10*time.Millisecond)
+	}, time.Minute, 10*time.Millisecond)
 }

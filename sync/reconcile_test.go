@@ -776,7 +776,7 @@ func TestToldWhileNotListening(t *testing.T) {
 			if reals, err := k.RealServers(ctx, key); err == nil && len(reals) == 2 {
 				return time.Since(began)
 			}
-			require.Less(t, time.Since(began), 5*time.Second)
+			require.Less(t, time.Since(began), time.Minute)
 			time.Sleep(time.Millisecond)
 		}
 	}

@@ -37,7 +37,7 @@ func TestOutage(t *testing.T) {
 			all := both + "; other: 10.0.0.9:80=v1"
 			before := r.awaits(all)
 			a.stop()
-			held := r.await(3*time.Second, "an error", func(s *endpoints.Snapshot) bool { return len(s.Errors) == 1 })
+			held := r.await("an error", func(s *endpoints.Snapshot) bool { return len(s.Errors) == 1 })
 			assert.Contains(t, held.Errors[0].Message, "the API server does not answer since ")
 			assert.Contains(t, held.Errors[0].Message, "; the last known state is held;")
 			assert.NotContains(t, held.Errors[0].Message, "resourceVersion")
@@ -58,7 +58,7 @@ func TestOutage(t *testing.T) {
 			a.afterHeld(c.late, a.hold(c.late))
 			a.start()
 			r.seen = nil
-			r.await(20*time.Second, "the new state", func(s *endpoints.Snapshot) bool {
+			r.await("the new state", func(s *endpoints.Snapshot) bool {
 				return describe(s) == "myapp: 10.0.0.3:80=v1" && noErrors(s)
 			})
 			for _, s := range r.seen {
@@ -102,7 +102,7 @@ func TestRestartWithoutAPIServer(t *testing.T) {
 
 	a.start()
 	r.seen = nil
-	r.await(15*time.Second, "what is live", func(s *endpoints.Snapshot) bool {
+	r.await("what is live", func(s *endpoints.Snapshot) bool {
 		return describe(s) == "myapp: 10.0.0.1:80=v3 10.0.0.2:80=v2" && noErrors(s)
 	})
 	for _, s := range r.seen[:len(r.seen)-1] {
@@ -163,7 +163,7 @@ func TestNoStateAndNoAPIServer(t *testing.T) {
 			assert.Contains(t, strings.Join(messages(r.logs), "\n"), "nothing is known before")
 			a.apply(scenario())
 			a.start()
-			r.await(15*time.Second, both, func(s *endpoints.Snapshot) bool { return describe(s) == both && noErrors(s) })
+			r.await(both, func(s *endpoints.Snapshot) bool { return describe(s) == both && noErrors(s) })
 			require.Eventually(t, func() bool {
 				now, _ := os.ReadFile(file)
 				return strings.Contains(string(now), "10.0.0.1")
@@ -186,7 +186,7 @@ func TestSlowStart(t *testing.T) {
 	held := r.awaits(both)
 	require.Len(t, held.Errors, 1)
 	release()
-	r.await(3*time.Second, "all", noErrors)
+	r.await("all", noErrors)
 }
 
 // TestRefused: what an administrator must mend is said with resource, verb and mend, and takes nothing away.
@@ -225,14 +225,14 @@ func TestRefused(t *testing.T) {
 			first.stop()
 			a.refusing(c.refuse)
 			r := run(t, a, dir)
-			held := r.await(8*time.Second, "an error", func(s *endpoints.Snapshot) bool { return describe(s) == both && len(s.Errors) > 0 })
+			held := r.await("an error", func(s *endpoints.Snapshot) bool { return describe(s) == both && len(s.Errors) > 0 })
 			assert.Regexp(t, c.want, held.Errors[0].Message)
 			for _, e := range held.Errors {
 				assert.NotContains(t, e.Message, "does not answer")
 			}
 			r.stays(time.Second)
 			a.refusing(nil)
-			r.await(12*time.Second, "all", noErrors)
+			r.await("all", noErrors)
 		})
 	}
 	t.Run("lookup", func(t *testing.T) {
@@ -241,7 +241,7 @@ func TestRefused(t *testing.T) {
 		a.apply(scenario() + fmt.Sprintf(vsText, "other", "none", ""))
 		a.refusing(forbid("services", "get"))
 		r := run(t, a, t.TempDir())
-		snap := r.await(8*time.Second, "an error", func(s *endpoints.Snapshot) bool { return len(s.Errors) > 0 })
+		snap := r.await("an error", func(s *endpoints.Snapshot) bool { return len(s.Errors) > 0 })
 		assert.Equal(t, both+"; other: ServiceNotFound", describe(snap))
 		assert.Contains(t, snap.Errors[0].Message, "grant the verb get on services to")
 		assert.False(t, snap.Servers[len(snap.Servers)-1].Refused.Gone, "nobody has said that it is not there")
@@ -257,7 +257,7 @@ func TestSaveFails(t *testing.T) {
 	require.NoError(t, os.WriteFile(dir, nil, 0o600)) // not a directory
 	r := run(t, a, dir)
 	r.awaits(both)
-	require.Eventually(t, func() bool { return r.Failures() > 0 }, 3*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return r.Failures() > 0 }, soon, 10*time.Millisecond)
 	r.stays(2 * time.Second)
 	// The read at the start failed as well: it is no directory.
 	assert.EqualValues(t, 2, r.Failures(), "%v", messages(r.logs))
@@ -265,5 +265,5 @@ func TestSaveFails(t *testing.T) {
 	require.Eventually(t, func() bool {
 		_, err := os.Stat(filepath.Join(dir, stateFile))
 		return err == nil
-	}, 3*time.Second, 10*time.Millisecond)
+	}, soon, 10*time.Millisecond)
 }

@@ -356,7 +356,7 @@ func (s *apiServer) all(resource string) []*unstructured.Unstructured {
 }
 
 const (
-	soon  = 10 * time.Second
+	soon  = time.Minute // a slow machine is no failure
 	often = 10 * time.Millisecond
 )
 

@@ -124,15 +124,16 @@ func TestReporterPacesCounts(t *testing.T) {
 	r.Post(drains("v1", 1000))
 	eventuallyReports(t, s, "mast01", "v1")
 	began, first := time.Now(), s.writes()
-	for n := uint32(999); time.Since(began) < 3*countsEvery/2; n-- {
+	for n := uint32(999); s.writes() == first; n-- {
 		r.Post(drains("v1", n))
 		time.Sleep(10 * time.Millisecond)
 	}
-	require.Equal(t, first+1, s.writes(), "counts alone")
+	require.Greater(t, time.Since(began), countsEvery/2, "counts alone")
+	// Just after counts were written the next ones have all of countsEvery to wait.
 	r.Post(drains("v2", 5))
-	require.Eventually(t, func() bool { return reportedActive(t, s, "mast01") == "v2" }, countsEvery/4, often, "anything else does not wait")
+	require.Eventually(t, func() bool { return reportedActive(t, s, "mast01") == "v2" }, countsEvery*3/4, often, "anything else does not wait")
 	r.Post(statusOf(serving("myapp", "v2", 1)))
-	require.Eventually(t, func() bool { return s.writes() == first+3 }, countsEvery/4, often, "nor does the end of a drain")
+	require.Eventually(t, func() bool { return s.writes() == first+3 }, countsEvery*3/4, often, "nor does the end of a drain")
 }
 
 func TestReporterConflict(t *testing.T) {
@@ -196,13 +197,11 @@ func TestPostNeverBlocks(t *testing.T) {
 		return nil
 	})
 	start(t, r.Run)
-	began := time.Now()
 	for i := range int64(10000) {
 		r.Post(statusOf(serving("myapp", "v1", i)))
 	}
 	r.Post(statusOf(serving("myapp", "v2", 1)))
-	require.Less(t, time.Since(began), time.Second)
-	close(hold)
+	close(hold) // which nobody would if Post had waited
 	eventuallyReports(t, s, "mast01", "v2")
 }
 
