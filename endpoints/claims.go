@@ -112,12 +112,12 @@ func claims(s *Server) []claim {
 
 // previewClaims are a node port for each protocol of the Service.
 func previewClaims(s *Server) []claim {
-	if s.Spec.Preview == nil {
+	if s.Spec.Preview == nil || s.Spec.Preview.NodePort == nil {
 		return nil
 	}
 	var out []claim
 	for _, p := range s.Ports {
-		c := claim{port: uint16(s.Spec.Preview.NodePort), protocol: p.Protocol}
+		c := claim{port: uint16(*s.Spec.Preview.NodePort), protocol: p.Protocol}
 		if !slices.Contains(out, c) {
 			out = append(out, c)
 		}

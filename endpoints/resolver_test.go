@@ -62,7 +62,7 @@ func (s *state) step(rt *rapid.T) {
 		vs.Spec.Active = "v1"
 		vs.Spec.ColourLabel = rapid.SampledFrom([]string{"version", "track"}).Draw(rt, "label")
 		if rapid.IntRange(0, 2).Draw(rt, "preview") == 0 {
-			vs.Spec.Preview = &v1alpha1.Preview{Colour: "v2", NodePort: rapid.Int32Range(30000, 30004).Draw(rt, "preview port")}
+			vs.Spec.Preview = &v1alpha1.Preview{Colour: "v2", NodePort: new(rapid.Int32Range(30000, 30004).Draw(rt, "preview port"))}
 		}
 		declared := VirtualServer{VirtualServer: vs, Generation: s.steps}
 		if rapid.IntRange(0, 5).Draw(rt, "invalid") == 0 {

@@ -39,12 +39,21 @@ func TestBounds(t *testing.T) {
 		"spec.switch.gate.probe.http.body":      {v1alpha1.MaxProbeBody, text("…")},
 		"spec.switch.gate.probe.tls.serverName": {v1alpha1.MaxProbeServerName, text("…")},
 		"spec.switch.gate.probe.grpc.service":   {v1alpha1.MaxProbeService, text("…")},
+		"spec.switch.force":                     {63, ascii},
+		"spec.switch.hooks.before.url":          {v1alpha1.MaxURL, func(n int) any { return "http://a/" + strings.Repeat("a", n-len("http://a/")) }},
+		"spec.switch.observe.prometheus.url":    {v1alpha1.MaxURL, func(n int) any { return "http://a/" + strings.Repeat("a", n-len("http://a/")) }},
+		"spec.switch.observe.prometheus.query":  {v1alpha1.MaxQuery, text("…")},
+		"spec.switch.observe.prometheus.min":    {v1alpha1.MaxBoundText, func(n int) any { return strings.Repeat("1", n) }},
+		"spec.switch.observe.prometheus.max":    {v1alpha1.MaxBoundText, func(n int) any { return strings.Repeat("1", n) }},
 	} {
 		for _, over := range []int{0, 1} {
 			t.Run(fmt.Sprintf("%s+%d", path, over), func(t *testing.T) {
 				obj := least(t)
 				if strings.HasPrefix(path, "spec.preview.") {
 					set(obj, "spec.preview", map[string]any{"colour": "v2", "nodePort": 31080})
+				}
+				if strings.HasPrefix(path, "spec.switch.observe.prometheus.") {
+					set(obj, "spec.switch.observe.prometheus", map[string]any{"url": "http://a", "query": "up", "max": "1"})
 				}
 				set(obj, path, c.make(c.limit+over))
 				data, err := json.Marshal(obj)

@@ -3,6 +3,7 @@ package v1alpha1_test
 import (
 	"context"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -31,13 +32,24 @@ spec: {service: {name: myapp}, active: v2}
 status:
   active: v2
   previous: v1
-  phase: Steady
+  candidate: v3
+  weight: 10
+  decision: 7
+  phase: Stepping
+  step: 1
+  reason: Paused
+  message: spec.switch.paused holds it
+  declaration: 0123456789abcdef
+  started: "2026-01-02T03:04:05Z"
+  since: "2026-01-02T03:04:05Z"
+  deadline: "2026-01-02T03:05:05Z"
+  hooks: {before: {succeeded: true, calls: 1, last: "2026-01-02T03:04:05Z"}, after: {succeeded: false, calls: 2, message: "503 Service Unavailable"}}
   colours: [{name: v1, endpoints: 10, ready: 10}, {name: v2, endpoints: 10, ready: 9}]
   nodes: {total: 3, staged: 3, switched: 3}
   conditions:
   - {type: Accepted, status: "True", observedGeneration: 4, lastTransitionTime: "2026-01-02T03:04:05Z", reason: Served, message: ""}
   - {type: Healthy, status: "False", observedGeneration: 4, lastTransitionTime: "2026-01-02T03:04:05Z", reason: NotReady, message: one endpoint of v2 is not ready}
-  history: [{from: v1, to: v2, started: "2026-01-02T03:04:05Z", ended: "2026-01-02T03:04:06Z", outcome: Succeeded}]
+  history: [{from: v1, to: v2, started: "2026-01-02T03:04:05Z", ended: "2026-01-02T03:04:06Z", outcome: Succeeded, reason: Done, message: it is}]
 `
 
 const report = `
@@ -48,7 +60,9 @@ status:
   version: v0.3.0
   error: "ipvs: adding a real server: no such process"
   virtualServers:
-  - {namespace: default, name: myapp, generation: 4, active: v2, verified: true, realServers: 10, draining: [{colour: v1, realServers: 3, connections: 7}]}
+  - {namespace: default, name: myapp, generation: 4, active: v2, verified: true, realServers: 10, draining: [{colour: v1, realServers: 3, connections: 7}],
+     decision: 7, staged: v3, weight: 10, steering: Mark, steeringReason: kube-proxy deletes what it did not make,
+     probe: {colour: v3, passed: 9, failed: 1, failures: ["10.244.1.7:80: connection refused"]}, signs: [{colour: v2, reason: HalfOpen, message: "7 connections are half open"}]}
   - {namespace: shop, name: myapp, generation: 1, active: "", verified: false, realServers: 0, reason: NoSuchService, message: "create Service shop/myapp"}
 `
 
@@ -58,7 +72,7 @@ func TestColumns(t *testing.T) {
 		file, object string
 		names, cells []any
 	}{
-		{virtualServers, switched, []any{"Name", "ACTIVE", "PHASE", "READY", "NODES"}, []any{"myapp", "v2", "Steady", "False", int64(3)}},
+		{virtualServers, switched, []any{"Name", "ACTIVE", "PHASE", "READY", "NODES"}, []any{"myapp", "v2", "Stepping", "False", int64(3)}},
 		{nodeReports, report, []any{"Name", "VERSION", "ERROR"}, []any{"mast01.example", "v0.3.0", "ipvs: adding a real server: no such process"}},
 	} {
 		var columns []apiextensionsv1.CustomResourceColumnDefinition
@@ -121,12 +135,35 @@ func TestNodeReportBounds(t *testing.T) {
 		"message at its bound": {func(s *v1alpha1.NodeReportStatus) {
 			s.VirtualServers[1].Message = long(v1alpha1.MaxReportMessage)
 		}, ""},
-		"message":           {func(s *v1alpha1.NodeReportStatus) { s.VirtualServers[1].Message = long(v1alpha1.MaxReportMessage + 1) }, "message"},
-		"no name":           {func(s *v1alpha1.NodeReportStatus) { s.VirtualServers[0].Name = "" }, "virtualServers[0].name"},
-		"twice":             {func(s *v1alpha1.NodeReportStatus) { s.VirtualServers[1] = s.VirtualServers[0] }, "virtualServers[1]"},
-		"same name":         {func(s *v1alpha1.NodeReportStatus) { s.VirtualServers[1].Namespace = "default" }, "virtualServers[1]"},
-		"colour twice":      {func(s *v1alpha1.NodeReportStatus) { d := &s.VirtualServers[0].Draining; *d = append(*d, (*d)[0]) }, "draining[1]"},
-		"fewer than none":   {func(s *v1alpha1.NodeReportStatus) { s.VirtualServers[0].RealServers = -1 }, "realServers"},
+		"message":         {func(s *v1alpha1.NodeReportStatus) { s.VirtualServers[1].Message = long(v1alpha1.MaxReportMessage + 1) }, "message"},
+		"no name":         {func(s *v1alpha1.NodeReportStatus) { s.VirtualServers[0].Name = "" }, "virtualServers[0].name"},
+		"twice":           {func(s *v1alpha1.NodeReportStatus) { s.VirtualServers[1] = s.VirtualServers[0] }, "virtualServers[1]"},
+		"same name":       {func(s *v1alpha1.NodeReportStatus) { s.VirtualServers[1].Namespace = "default" }, "virtualServers[1]"},
+		"colour twice":    {func(s *v1alpha1.NodeReportStatus) { d := &s.VirtualServers[0].Draining; *d = append(*d, (*d)[0]) }, "draining[1]"},
+		"fewer than none": {func(s *v1alpha1.NodeReportStatus) { s.VirtualServers[0].RealServers = -1 }, "realServers"},
+		"steering":        {func(s *v1alpha1.NodeReportStatus) { s.VirtualServers[0].Steering = "Sideways" }, "steering"},
+		"steering reason": {func(s *v1alpha1.NodeReportStatus) {
+			s.VirtualServers[0].SteeringReason = long(v1alpha1.MaxSteeringReason + 1)
+		}, "steeringReason"},
+		"weight": {func(s *v1alpha1.NodeReportStatus) { s.VirtualServers[0].Weight = 101 }, "weight"},
+		"probe failures at their bound": {func(s *v1alpha1.NodeReportStatus) {
+			s.VirtualServers[0].Probe.Failures = slices.Repeat([]string{long(v1alpha1.MaxProbeFailure)}, v1alpha1.MaxProbeFailures)
+		}, ""},
+		"probe failures": {func(s *v1alpha1.NodeReportStatus) {
+			s.VirtualServers[0].Probe.Failures = make([]string, v1alpha1.MaxProbeFailures+1)
+		}, "failures"},
+		"probe failure": {func(s *v1alpha1.NodeReportStatus) {
+			s.VirtualServers[0].Probe.Failures[0] = long(v1alpha1.MaxProbeFailure + 1)
+		}, "failures[0]"},
+		"signs at their bound": {func(s *v1alpha1.NodeReportStatus) {
+			s.VirtualServers[0].Signs = slices.Repeat([]v1alpha1.Sign{{Colour: "v1", Reason: long(v1alpha1.MaxSignReason), Message: long(v1alpha1.MaxSignMessage)}}, v1alpha1.MaxSigns)
+		}, ""},
+		"signs": {func(s *v1alpha1.NodeReportStatus) {
+			s.VirtualServers[0].Signs = slices.Repeat(s.VirtualServers[0].Signs, v1alpha1.MaxSigns+1)
+		}, "signs"},
+		"sign's message": {func(s *v1alpha1.NodeReportStatus) {
+			s.VirtualServers[0].Signs[0].Message = long(v1alpha1.MaxSignMessage + 1)
+		}, "message"},
 		"less than nothing": {func(s *v1alpha1.NodeReportStatus) { s.VirtualServers[0].Draining[0].Connections = -1 }, "connections"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -17,6 +17,8 @@ const (
 	DefaultObserveWindow   = 10 * time.Minute
 	DefaultObserveMinReady = "80%"
 	DefaultDrainTimeout    = 5 * time.Minute
+	DefaultQueryInterval   = 15 * time.Second
+	DefaultHookTimeout     = 10 * time.Second
 	DefaultProbePath       = "/"
 	DefaultProbeScheme     = "HTTP"
 	DefaultProbeStatus     = 200
@@ -33,22 +35,38 @@ func Default(vs *VirtualServer) {
 	fillPointer(&gate.MinReady, intstr.FromString(DefaultGateMinReady))
 	fill(&gate.Nodes, GateNodesAll)
 	fillPointer(&gate.Timeout, metav1.Duration{Duration: DefaultGateTimeout})
-	if gate.Probe != nil && gate.Probe.HTTP != nil {
-		http := gate.Probe.HTTP
-		fill(&http.Scheme, DefaultProbeScheme)
-		fill(&http.Path, DefaultProbePath)
-		fillPointer(&http.Status, DefaultProbeStatus)
-	}
+	defaultProbe(gate.Probe)
 
 	if o := s.Switch.Observe; o != nil {
 		fillPointer(&o.Window, metav1.Duration{Duration: DefaultObserveWindow})
 		fillPointer(&o.MinReady, intstr.FromString(DefaultObserveMinReady))
 		fill(&o.OnFailure, FailureRollback)
+		fillPointer(&o.Connections, true)
+		defaultProbe(o.Probe)
+		if q := o.Prometheus; q != nil {
+			fillPointer(&q.Interval, metav1.Duration{Duration: DefaultQueryInterval})
+		}
+	}
+	if h := s.Switch.Hooks; h != nil {
+		for _, hook := range []*Hook{h.Before, h.After} {
+			if hook != nil {
+				fillPointer(&hook.Timeout, metav1.Duration{Duration: DefaultHookTimeout})
+			}
+		}
 	}
 
 	drain := &s.Switch.Drain
 	fillPointer(&drain.Timeout, metav1.Duration{Duration: DefaultDrainTimeout})
 	fill(&drain.OnTimeout, DrainKeep)
+}
+
+func defaultProbe(p *Probe) {
+	if p == nil || p.HTTP == nil {
+		return
+	}
+	fill(&p.HTTP.Scheme, DefaultProbeScheme)
+	fill(&p.HTTP.Path, DefaultProbePath)
+	fillPointer(&p.HTTP.Status, DefaultProbeStatus)
 }
 
 func fill[T comparable](to *T, value T) {

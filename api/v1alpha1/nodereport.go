@@ -8,6 +8,15 @@ const (
 	MaxReportError   = 4096
 	MaxReportReason  = 1024
 	MaxReportMessage = 4096
+
+	MaxProbeFailures  = 3 // texts
+	MaxProbeFailure   = 512
+	MaxSigns          = 16
+	MaxSignReason     = 128
+	MaxSignMessage    = 512
+	MaxSteeringReason = 1024
+	MaxHookMessage    = 1024
+	MaxHistoryMessage = 1024
 )
 
 // NodeReport is what one node was read back to serve. Its name is the node's.
@@ -76,6 +85,35 @@ type NodeVirtualServer struct {
 	// Active is the colour that the kernel was read back to serve; empty: none.
 	// +kubebuilder:validation:MaxLength=63
 	Active string `json:"active"`
+	// Decision is the status.decision of the VirtualServer that the node acted on.
+	// +kubebuilder:validation:Minimum=0
+	// +optional
+	Decision int64 `json:"decision,omitempty"`
+	// Staged is the colour that the kernel was read back to hold ready beside the active one; empty: none.
+	// +kubebuilder:validation:MaxLength=63
+	// +optional
+	Staged string `json:"staged,omitempty"`
+	// Weight is the share of new connections, in percent, that the kernel was read back to give to Staged.
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=100
+	// +optional
+	Weight int32 `json:"weight,omitempty"`
+	// Steering is how the node keys its virtual servers.
+	// +optional
+	Steering Steering `json:"steering,omitempty"`
+	// SteeringReason says why, when the node chose it.
+	// +kubebuilder:validation:MaxLength=1024
+	// +optional
+	SteeringReason string `json:"steeringReason,omitempty"`
+	// Probe is how the endpoints of a colour that is asked about fare from this node; absent: none is, or
+	// not all were probed yet.
+	// +optional
+	Probe *ProbeReport `json:"probe,omitempty"`
+	// Signs in the kernel's counters that a colour does not serve.
+	// +kubebuilder:validation:MaxItems=16
+	// +listType=atomic
+	// +optional
+	Signs []Sign `json:"signs,omitempty"`
 	// Verified: the kernel was read back and holds Active and nothing else in every virtual server.
 	Verified bool `json:"verified"`
 	// RealServers with weight, the fewest over its virtual servers.
@@ -94,6 +132,41 @@ type NodeVirtualServer struct {
 	Reason string `json:"reason,omitempty"`
 	// Message says the same to a person, with the mend.
 	// +kubebuilder:validation:MaxLength=4096
+	// +optional
+	Message string `json:"message,omitempty"`
+}
+
+// ProbeReport is how the ready endpoints of one colour fare from one node.
+type ProbeReport struct {
+	// Colour that was probed.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Colour string `json:"colour"`
+	// Passed endpoints.
+	// +kubebuilder:validation:Minimum=0
+	Passed int32 `json:"passed"`
+	// Failed endpoints.
+	// +kubebuilder:validation:Minimum=0
+	Failed int32 `json:"failed"`
+	// Failures are some of them: the endpoint and why.
+	// +kubebuilder:validation:MaxItems=3
+	// +kubebuilder:validation:items:MaxLength=512
+	// +listType=atomic
+	// +optional
+	Failures []string `json:"failures,omitempty"`
+}
+
+// Sign is something in the kernel's counters that says that a colour does not serve.
+type Sign struct {
+	// Colour that it is about.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Colour string `json:"colour"`
+	// Reason in CamelCase.
+	// +kubebuilder:validation:MaxLength=128
+	Reason string `json:"reason"`
+	// Message says the same to a person.
+	// +kubebuilder:validation:MaxLength=512
 	// +optional
 	Message string `json:"message,omitempty"`
 }

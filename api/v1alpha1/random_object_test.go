@@ -10,6 +10,12 @@ import (
 	"github.com/pointsman/pointsman/api/v1alpha1"
 )
 
+// Texts close to what is right.
+const (
+	nearURL    = `(https?|ftp|HTTP|)(:|://|:/|)(a|[[]::1]|[[]::1|user@|:80|)(:80|:x|:|)(/[a-z%#? é]{0,4}|)`
+	nearNumber = `[-+ ]?[0-9]{0,3}[.]?[0-9]{0,3}([eEx][-+]?[0-9]{0,3})?|[-+]?[Ii]nf|NaN|0x1p1|1_0`
+)
+
 // randomObject is a VirtualServer as somebody might write it, as JSON's values.
 func randomObject(t *rapid.T) any {
 	d := dice{t}
@@ -24,7 +30,7 @@ func randomObject(t *rapid.T) any {
 		"active":      d.text(false, colour, colours...),
 		"preview": d.maybe(map[string]func() any{
 			"colour":   d.text(false, colour, colours...),
-			"nodePort": d.field(false, 1, 31080, 65535),
+			"nodePort": d.field(true, 1, 31080, 65535),
 			"sources":  d.list(3, d.text(false, `([0-9]{1,3}\.){3}[0-9]{1,3}/[0-9]{1,2}|(::ffff:)?[0-9a-f:]{2,9}/[0-9]{1,3}`, "192.0.2.0/24", "0.0.0.0/0", "2001:db8::/64", "::/0", "2001:0db8:0000:0000:0000:0000:192.168.100.100/128")),
 		}),
 		"scheduler":  d.scheduler(),
@@ -39,10 +45,18 @@ func randomObject(t *rapid.T) any {
 			}),
 			"steps": d.steps(),
 			"observe": d.maybe(map[string]func() any{
-				"window":    d.duration(true),
-				"minReady":  d.minReady(),
-				"onFailure": d.field(true, "", "Rollback", "Hold"),
+				"window":      d.duration(true),
+				"minReady":    d.minReady(),
+				"onFailure":   d.field(true, "", "Rollback", "Hold"),
+				"probe":       d.probe(),
+				"connections": d.field(true, true, false),
+				"prometheus": d.maybe(map[string]func() any{
+					"url": d.url(), "query": d.field(false, "up", "é"), "max": d.number(), "min": d.number(), "interval": d.duration(true),
+				}),
 			}),
+			"hooks":  d.maybe(map[string]func() any{"before": d.hook(), "after": d.hook()}),
+			"paused": d.field(true, true, false),
+			"force":  d.text(true, colour, append(colours, "")...),
 			"drain": d.maybe(map[string]func() any{
 				"timeout":   d.duration(true),
 				"onTimeout": d.field(true, "", "Keep", "Cut"),
@@ -60,6 +74,16 @@ func randomObject(t *rapid.T) any {
 func (d dice) duration(optional bool) func() any {
 	return d.text(optional, `[-+]?[0-9]{0,3}(\.[0-9]{0,2})?(ns|us|µs|ms|s|m|h|d|y|)([0-9]{1,8}(s|h))?`, "30s", "2m", "1h30m", "1.5h", "1ns", "+5m")
 }
+
+func (d dice) hook() func() any {
+	return d.maybe(map[string]func() any{"url": d.url(), "timeout": d.duration(true)})
+}
+
+func (d dice) url() func() any {
+	return d.text(false, nearURL, "http://a", "https://[::1]:8080/a?b=c#d", "HTTP://a.example/%20", "http://user:secret@a")
+}
+
+func (d dice) number() func() any { return d.text(true, nearNumber, "", "1", "-0.01", "1e-3") }
 
 func (d dice) minReady() func() any {
 	return d.text(true, `[-+]?[0-9]{1,3}(\.[0-9])?%?`, 1, 3, 2147483647, "1%", "80%", "100%")

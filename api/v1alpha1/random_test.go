@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"strings"
 	"testing"
 	"unicode"
 
@@ -47,13 +48,17 @@ func TestRandomVerdicts(t *testing.T) {
 func TestRandomTexts(t *testing.T) {
 	server := newAPIServer(t, virtualServers)
 	for path, near := range map[string]string{
-		"spec.switch.drain.timeout": `[-+]?([0-9]{0,3}[.]?[0-9]{0,2}[nuµμm]?[smhd]?){0,3}|[-+.0-9nuµmshd ]{0,5}|[0-9]{5,22}[hs]`,
-		"spec.switch.gate.minReady": `[-+ ]?[0-9]{0,3}[.]?[0-9]?%{0,2}`,
-		"spec.switch.gate.nodes":    `[-+ ]?[0-9]{0,3}[.]?[0-9]?%{0,2}|[aA]l{1,3}`,
-		"spec.active":               `[-_.a-zA-Z0-9/ é]{0,5}|[a-z.-]{62,64}`,
-		"spec.colourLabel":          `[-_.a-zA-Z0-9/ é]{0,6}|[a-z.]{0,5}/?[a-zA-Z._-]{60,64}|[a-z.-]{251,254}/a`,
-		"spec.service.name":         `[-a-z0-9A. ]{0,5}|[a-z-]{62,64}`,
-		"spec.preview.sources":      `([0-9]{1,3}[.]){2,3}[0-9]{1,3}/[0-9]{1,2}|(10|0)[.](0[.]){2}0/-?[0-9]{1,2}|(::ffff:|2001:db8:)?[0-9a-f:]{0,9}(%eth0)?/[0-9]{0,3}|::ffff:10[.]0[.]0[.]0/[0-9]{1,3}`,
+		"spec.switch.drain.timeout":          `[-+]?([0-9]{0,3}[.]?[0-9]{0,2}[nuµμm]?[smhd]?){0,3}|[-+.0-9nuµmshd ]{0,5}|[0-9]{5,22}[hs]`,
+		"spec.switch.hooks.after.url":        nearURL,
+		"spec.switch.observe.prometheus.url": nearURL,
+		"spec.switch.observe.prometheus.max": nearNumber,
+		"spec.switch.force":                  `[-_.a-zA-Z0-9/ é]{0,5}|[a-z.-]{62,64}`,
+		"spec.switch.gate.minReady":          `[-+ ]?[0-9]{0,3}[.]?[0-9]?%{0,2}`,
+		"spec.switch.gate.nodes":             `[-+ ]?[0-9]{0,3}[.]?[0-9]?%{0,2}|[aA]l{1,3}`,
+		"spec.active":                        `[-_.a-zA-Z0-9/ é]{0,5}|[a-z.-]{62,64}`,
+		"spec.colourLabel":                   `[-_.a-zA-Z0-9/ é]{0,6}|[a-z.]{0,5}/?[a-zA-Z._-]{60,64}|[a-z.-]{251,254}/a`,
+		"spec.service.name":                  `[-a-z0-9A. ]{0,5}|[a-z-]{62,64}`,
+		"spec.preview.sources":               `([0-9]{1,3}[.]){2,3}[0-9]{1,3}/[0-9]{1,2}|(10|0)[.](0[.]){2}0/-?[0-9]{1,2}|(::ffff:|2001:db8:)?[0-9a-f:]{0,9}(%eth0)?/[0-9]{0,3}|::ffff:10[.]0[.]0[.]0/[0-9]{1,3}`,
 	} {
 		t.Run(path, func(t *testing.T) {
 			rapid.Check(t, func(rt *rapid.T) {
@@ -63,6 +68,9 @@ func TestRandomTexts(t *testing.T) {
 					if path == "spec.preview.sources" {
 						set(obj, "spec.preview", map[string]any{"colour": "v2", "nodePort": 31080})
 						value = []any{value}
+					}
+					if strings.HasPrefix(path, "spec.switch.observe.prometheus.") {
+						set(obj, "spec.switch.observe.prometheus", map[string]any{"url": "http://a", "query": "up", "min": "1"})
 					}
 					set(obj, path, value)
 					data, err := json.Marshal(obj)

@@ -11,12 +11,45 @@ type VirtualServerStatus struct {
 	// Previous is the colour that a rollback goes to.
 	// +optional
 	Previous string `json:"previous,omitempty"`
+	// Candidate is the colour that a switch is moving to: nodes hold it ready beside the active one.
+	// +optional
+	Candidate string `json:"candidate,omitempty"`
+	// Weight is the candidate's share of new connections, in percent.
+	// +optional
+	Weight int32 `json:"weight,omitempty"`
+	// Decision counts the changes of active, candidate and weight. Nodes report the one that they acted on,
+	// and go back to none before it.
+	// +optional
+	Decision int64 `json:"decision,omitempty"`
 	// Phase of the switch.
 	// +optional
 	Phase Phase `json:"phase,omitempty"`
+	// Step of spec.switch.steps that the phase Stepping is at, from 1.
+	// +optional
+	Step int32 `json:"step,omitempty"`
+	// Reason, in CamelCase, of what keeps the present phase from going on, or led to it.
+	// +optional
+	Reason string `json:"reason,omitempty"`
+	// Message says what the present phase waits for, or why it was come to, with the mend.
+	// +optional
+	Message string `json:"message,omitempty"`
+	// Declaration identifies what of the spec the present phase answers. One that was rolled back or
+	// blocked is not tried again while it is the same.
+	// +optional
+	Declaration string `json:"declaration,omitempty"`
+	// Started is when the switch that runs, or that was the last, began.
+	// +optional
+	Started *metav1.Time `json:"started,omitempty"`
+	// Since is when the present phase began to run: a step, when every node gives its share; the
+	// observation, when every node has switched. Absent as long as it does not.
+	// +optional
+	Since *metav1.Time `json:"since,omitempty"`
 	// Deadline of the present phase.
 	// +optional
 	Deadline *metav1.Time `json:"deadline,omitempty"`
+	// Hooks of the switch that runs, or that was the last.
+	// +optional
+	Hooks *HooksStatus `json:"hooks,omitempty"`
 	// Colours that have endpoints, and how many.
 	// +kubebuilder:validation:MaxItems=1024
 	// +listType=map
@@ -44,17 +77,18 @@ const MaxHistory = 10
 
 // Phase is where a VirtualServer is in a switch.
 //
-// +kubebuilder:validation:Enum=Steady;Staging;Switching;Observing;RolledBack;Blocked
+// +kubebuilder:validation:Enum=Steady;Staging;Stepping;Switching;Observing;RolledBack;Blocked
 type Phase string
 
 // Phases of a switch.
 const (
-	PhaseSteady     Phase = "Steady"
-	PhaseStaging    Phase = "Staging"
-	PhaseSwitching  Phase = "Switching"
-	PhaseObserving  Phase = "Observing"
-	PhaseRolledBack Phase = "RolledBack"
-	PhaseBlocked    Phase = "Blocked"
+	PhaseSteady     Phase = "Steady"     // no switch runs
+	PhaseStaging    Phase = "Staging"    // the candidate is made ready, until the gate holds
+	PhaseStepping   Phase = "Stepping"   // the candidate gets a share of new connections
+	PhaseSwitching  Phase = "Switching"  // decided: each node cuts over
+	PhaseObserving  Phase = "Observing"  // every node has cut over; the new colour is watched
+	PhaseRolledBack Phase = "RolledBack" // the observation failed, and the previous colour is active again
+	PhaseBlocked    Phase = "Blocked"    // the gate did not hold in time; traffic stays where it was
 )
 
 // Condition types of a VirtualServer.
@@ -93,6 +127,32 @@ type NodesStatus struct {
 	Switched int32 `json:"switched"`
 }
 
+// HooksStatus is how the hooks of a switch fared; one that is absent was not called.
+type HooksStatus struct {
+	// Before the cut-over.
+	// +optional
+	Before *HookStatus `json:"before,omitempty"`
+	// After the switch.
+	// +optional
+	After *HookStatus `json:"after,omitempty"`
+}
+
+// HookStatus is how a hook fared.
+type HookStatus struct {
+	// Succeeded: the last call was answered with 2xx.
+	Succeeded bool `json:"succeeded"`
+	// Calls that were made.
+	// +kubebuilder:validation:Minimum=0
+	Calls int32 `json:"calls"`
+	// Last is when the last one ended.
+	// +optional
+	Last *metav1.Time `json:"last,omitempty"`
+	// Message is why the last one failed.
+	// +kubebuilder:validation:MaxLength=1024
+	// +optional
+	Message string `json:"message,omitempty"`
+}
+
 // SwitchRecord is one switch that ended.
 type SwitchRecord struct {
 	// From is the colour before, "" for the first.
@@ -111,17 +171,23 @@ type SwitchRecord struct {
 	// +kubebuilder:validation:MaxLength=1024
 	// +optional
 	Reason string `json:"reason,omitempty"`
+	// Message says the same to a person.
+	// +kubebuilder:validation:MaxLength=1024
+	// +optional
+	Message string `json:"message,omitempty"`
 }
 
 // SwitchOutcome is how a switch ended.
 //
-// +kubebuilder:validation:Enum=Succeeded;RolledBack;Blocked;Superseded
+// +kubebuilder:validation:Enum=Succeeded;Held;RolledBack;Blocked;Aborted;Superseded
 type SwitchOutcome string
 
-// How a switch ended. Superseded: spec.active changed again before it was done.
+// How a switch ended.
 const (
 	OutcomeSucceeded  SwitchOutcome = "Succeeded"
-	OutcomeRolledBack SwitchOutcome = "RolledBack"
-	OutcomeBlocked    SwitchOutcome = "Blocked"
-	OutcomeSuperseded SwitchOutcome = "Superseded"
+	OutcomeHeld       SwitchOutcome = "Held"       // the observation failed, and onFailure: Hold left the new colour active
+	OutcomeRolledBack SwitchOutcome = "RolledBack" // the observation failed, and the colour before is active again
+	OutcomeBlocked    SwitchOutcome = "Blocked"    // the gate did not hold in time
+	OutcomeAborted    SwitchOutcome = "Aborted"    // spec.active was set back before the cut-over
+	OutcomeSuperseded SwitchOutcome = "Superseded" // spec.active was changed again before it was done
 )

@@ -32,6 +32,9 @@ const (
 	MaxProbeBody       = 1024
 	MaxProbeServerName = 253
 	MaxProbeService    = 253
+	MaxURL             = 2048
+	MaxQuery           = 4096
+	MaxBoundText       = 32 // of a Prometheus query's max and min
 	MaxDurationText    = 64 // characters; checked where the text is read
 )
 
@@ -76,10 +79,10 @@ func validatePreview(path *field.Path, p *Preview) field.ErrorList {
 		return nil
 	}
 	errs := colour(path.Child("colour"), p.Colour, "the colour that the preview leads to, as in colour: v2")
-	if p.NodePort == 0 {
-		errs = append(errs, field.Required(path.Child("nodePort"), "give a node port from 1 to 65535 that no Service uses"))
-	} else {
-		errs = append(errs, details(path.Child("nodePort"), p.NodePort, validation.IsValidPortNum(int(p.NodePort)))...)
+	if p.NodePort != nil {
+		errs = append(errs, details(path.Child("nodePort"), *p.NodePort, validation.IsValidPortNum(int(*p.NodePort)))...)
+	} else if len(p.Sources) == 0 {
+		errs = append(errs, field.Invalid(path, p.Colour, "leads nowhere; give a nodePort, or the sources that get the colour on the production addresses, or both"))
 	}
 	if len(p.Sources) > MaxPreviewSources {
 		errs = append(errs, field.TooMany(path.Child("sources"), len(p.Sources), MaxPreviewSources))

@@ -2,6 +2,8 @@ package v1alpha1
 
 import (
 	"fmt"
+	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -19,6 +21,19 @@ func validateSwitch(path *field.Path, s *Switch) field.ErrorList {
 		errs = append(errs, duration(at.Child("window"), o.Window)...)
 		errs = append(errs, minReady(at.Child("minReady"), o.MinReady)...)
 		errs = append(errs, oneOf(at.Child("onFailure"), o.OnFailure, FailureRollback, FailureHold)...)
+		if o.Probe != nil {
+			errs = append(errs, validateProbe(at.Child("probe"), o.Probe)...)
+		}
+		if o.Prometheus != nil {
+			errs = append(errs, validateQuery(at.Child("prometheus"), o.Prometheus)...)
+		}
+	}
+	if h := s.Hooks; h != nil {
+		errs = append(errs, validateHook(path.Child("hooks", "before"), h.Before)...)
+		errs = append(errs, validateHook(path.Child("hooks", "after"), h.After)...)
+	}
+	if s.Force != "" {
+		errs = append(errs, details(path.Child("force"), s.Force, ValidateColour(s.Force))...)
 	}
 	drain := path.Child("drain")
 	errs = append(errs, duration(drain.Child("timeout"), s.Drain.Timeout)...)
@@ -79,6 +94,56 @@ func validateProbe(path *field.Path, p *Probe) field.ErrorList {
 		errs = append(errs, field.Invalid(path, strings.Join(kinds, ", "), "is more than one kind of probe; keep one"))
 	}
 	return errs
+}
+
+func validateHook(path *field.Path, h *Hook) field.ErrorList {
+	if h == nil {
+		return nil
+	}
+	errs := httpURL(path.Child("url"), h.URL, "https://example.com/hook")
+	return append(errs, duration(path.Child("timeout"), h.Timeout)...)
+}
+
+func validateQuery(path *field.Path, q *PrometheusQuery) field.ErrorList {
+	errs := httpURL(path.Child("url"), q.URL, "http://prometheus.example:9090")
+	if q.Query == "" {
+		errs = append(errs, field.Required(path.Child("query"), "give a query in PromQL whose answer is one number"))
+	}
+	errs = append(errs, atMost(path.Child("query"), q.Query, MaxQuery)...)
+	for _, bound := range []struct{ name, value string }{{"max", q.Max}, {"min", q.Min}} {
+		if bound.value == "" {
+			continue
+		}
+		if tooLong := atMost(path.Child(bound.name), bound.value, MaxBoundText); tooLong != nil {
+			errs = append(errs, tooLong...)
+		} else if !number.MatchString(bound.value) {
+			errs = append(errs, field.Invalid(path.Child(bound.name), bound.value, `must be a number, as in "0.01"`))
+		}
+	}
+	if q.Max == "" && q.Min == "" {
+		errs = append(errs, field.Invalid(path, q.Query, `has no bound; give max or min, as in max: "0.01"`))
+	}
+	return append(errs, duration(path.Child("interval"), q.Interval)...)
+}
+
+// number is what strconv.ParseFloat takes, without what no bound is: hexadecimal, underscores, infinities.
+var number = regexp.MustCompile(`^[-+]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][-+]?[0-9]{1,2})?$`)
+
+// httpURL asks what the CRD's rule asks, which parses twice too: the first parse takes a fragment for a part
+// of the path, the second takes what is no absolute URL.
+func httpURL(path *field.Path, value, example string) field.ErrorList {
+	if value == "" {
+		return field.ErrorList{field.Required(path, "give a URL, as in "+example)}
+	}
+	if errs := atMost(path, value, MaxURL); errs != nil {
+		return errs
+	}
+	_, err := url.ParseRequestURI(value)
+	u, err2 := url.Parse(value)
+	if err != nil || err2 != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return field.ErrorList{field.Invalid(path, value, "must be a URL with http or https and a host, as in "+example)}
+	}
+	return nil
 }
 
 func validateSteps(path *field.Path, steps []Step) field.ErrorList {

@@ -92,18 +92,22 @@ type ServiceReference struct {
 	Name string `json:"name"`
 }
 
-// Preview is a node port that leads to one colour, whichever is active.
+// Preview is a way to reach one colour, whichever is active: a node port of its own, client networks
+// that get it on the production addresses, or both.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.nodePort) || has(self.sources) && self.sources.size() > 0",message="leads nowhere; give a nodePort, or the sources that get the colour on the production addresses, or both"
 type Preview struct {
 	// Colour that the preview leads to.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=63
 	// +kubebuilder:validation:XValidation:rule="!format.labelValue().validate(self).hasValue()",message="must be a label value: at most 63 letters, digits, '-', '_' and '.', with a letter or digit at both ends"
 	Colour string `json:"colour"`
-	// NodePort that leads there; no Service may use it.
+	// NodePort that leads there, for everyone; no Service may use it.
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=65535
-	NodePort int32 `json:"nodePort"`
-	// Sources are the CIDRs that may use it; empty: everyone.
+	// +optional
+	NodePort *int32 `json:"nodePort,omitempty"`
+	// Sources are the CIDRs of clients that get the colour on the production addresses.
 	// +kubebuilder:validation:MaxItems=64
 	// +kubebuilder:validation:items:MaxLength=49
 	// +kubebuilder:validation:items:XValidation:rule="isCIDR(self)",message="must be a CIDR, as in 192.0.2.0/24 or 2001:db8::/64"
@@ -176,11 +180,54 @@ type Switch struct {
 	// +kubebuilder:default={}
 	// +optional
 	Drain Drain `json:"drain,omitempty"`
+	// Hooks are told of a switch before it and after.
+	// +optional
+	Hooks *Hooks `json:"hooks,omitempty"`
+	// Paused holds a switch where it is: no step, no cut-over. A failed observation still rolls back.
+	// +optional
+	Paused bool `json:"paused,omitempty"`
+	// Force is the colour whose switch skips the gate and the steps; it needs a ready endpoint all the
+	// same. It says nothing of a switch to any other colour.
+	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:XValidation:rule="self == '' || !format.labelValue().validate(self).hasValue()",message="must be a label value: at most 63 letters, digits, '-', '_' and '.', with a letter or digit at both ends"
+	// +optional
+	Force string `json:"force,omitempty"`
+}
+
+// Hooks are HTTP calls around a switch. Each is a POST whose body is the VirtualServer's namespace and name,
+// with its status, as JSON; an answer of 2xx is a success. A call may be made more than once for one
+// switch, when whoever made it ended before it could note the answer.
+type Hooks struct {
+	// Before the cut-over, when all else of the gate holds. As long as it fails the gate does not hold; it
+	// is called again until the gate's timeout.
+	// +optional
+	Before *Hook `json:"before,omitempty"`
+	// After the switch, when it has succeeded, was rolled back or was held. It is tried three times; that
+	// it fails is told in status.hooks and by an Event, and changes nothing.
+	// +optional
+	After *Hook `json:"after,omitempty"`
+}
+
+// Hook is one HTTP call.
+type Hook struct {
+	// URL that is called.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=2048
+	// +kubebuilder:validation:XValidation:rule="isURL(self) && url(self).getScheme() in ['http', 'https'] && url(self).getHost() != ''",message="must be a URL with http or https and a host, as in https://example.com/hook"
+	URL string `json:"url"`
+	// Timeout of one call.
+	// +kubebuilder:default="10s"
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=64
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[+]?(([0-9]+[.]?[0-9]*|[.][0-9]+)([nuµμm]?s|m|h))+$') && duration(self) > duration('0s')",message="must be a duration above zero, as in 30s or 5m"
+	// +optional
+	Timeout *metav1.Duration `json:"timeout,omitempty"`
 }
 
 // Gate is what must hold before a switch cuts over.
 type Gate struct {
-	// MinReady is how many endpoints of the candidate must be ready, or which share of them.
+	// MinReady is how many endpoints of the candidate must be ready, and pass the probe if there is one, or
+	// which share of them.
 	// +kubebuilder:default="100%"
 	// +kubebuilder:validation:XIntOrString
 	// +kubebuilder:validation:XValidation:rule="type(self) == int ? self >= 1 && self <= 2147483647 : self.matches('^(100|[1-9][0-9]?)%$')",message=`must be a number of endpoints from 1, or a percentage from "1%" to "100%"`
@@ -213,14 +260,14 @@ type Step struct {
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=99
 	Weight int32 `json:"weight"`
-	// Hold is how long before the next step.
+	// Hold is how long before the next step, counted from when every node was read back to give the share.
 	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:MaxLength=64
 	// +kubebuilder:validation:XValidation:rule="self.matches('^[+]?(([0-9]+[.]?[0-9]*|[.][0-9]+)([nuµμm]?s|m|h))+$') && duration(self) > duration('0s')",message="must be a duration above zero, as in 30s or 5m"
 	Hold *metav1.Duration `json:"hold"`
 }
 
-// Observe is the watch over a new colour after the cut-over.
+// Observe is the watch over a new colour while steps hand connections to it and after the cut-over.
 type Observe struct {
 	// Window is how long the new colour is watched.
 	// +kubebuilder:default="10m"
@@ -229,7 +276,8 @@ type Observe struct {
 	// +kubebuilder:validation:XValidation:rule="self.matches('^[+]?(([0-9]+[.]?[0-9]*|[.][0-9]+)([nuµμm]?s|m|h))+$') && duration(self) > duration('0s')",message="must be a duration above zero, as in 30s or 5m"
 	// +optional
 	Window *metav1.Duration `json:"window,omitempty"`
-	// MinReady below which the observation fails.
+	// MinReady below which the observation fails: how many endpoints of the new colour must be ready, and pass
+	// the probe if there is one, or which share of them.
 	// +kubebuilder:default="80%"
 	// +kubebuilder:validation:XIntOrString
 	// +kubebuilder:validation:XValidation:rule="type(self) == int ? self >= 1 && self <= 2147483647 : self.matches('^(100|[1-9][0-9]?)%$')",message=`must be a number of endpoints from 1, or a percentage from "1%" to "100%"`
@@ -239,6 +287,50 @@ type Observe struct {
 	// +kubebuilder:default=Rollback
 	// +optional
 	OnFailure FailureAction `json:"onFailure,omitempty"`
+	// Probe that the colour's endpoints must pass from each node; absent: none.
+	// +optional
+	Probe *Probe `json:"probe,omitempty"`
+	// Connections has the kernel's own counters watched on each node: real servers that take connections
+	// and complete none, connections that stay half open. Default true.
+	// +kubebuilder:default=true
+	// +optional
+	Connections *bool `json:"connections,omitempty"`
+	// Prometheus is asked for a figure that must keep to a bound; absent: it is not.
+	// +optional
+	Prometheus *PrometheusQuery `json:"prometheus,omitempty"`
+}
+
+// PrometheusQuery is a figure that must keep to a bound. An answer beyond it fails the observation; a query
+// that cannot be answered does so only when not one was by the end of the window.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.max) && size(self.max) > 0 || has(self.min) && size(self.min) > 0",message="has no bound; give max or min, as in max: \"0.01\""
+type PrometheusQuery struct {
+	// URL of the Prometheus server; /api/v1/query is added to it.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=2048
+	// +kubebuilder:validation:XValidation:rule="isURL(self) && url(self).getScheme() in ['http', 'https'] && url(self).getHost() != ''",message="must be a URL with http or https and a host, as in http://prometheus.example:9090"
+	URL string `json:"url"`
+	// Query in PromQL; its answer is one number, or one series.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=4096
+	Query string `json:"query"`
+	// Max is the largest figure that is good, in quotes: Kubernetes objects hold no fractions.
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([-+]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][-+]?[0-9]{1,2})?)?$')",message="must be a number, as in \"0.01\""
+	// +optional
+	Max string `json:"max,omitempty"`
+	// Min is the smallest figure that is good.
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([-+]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][-+]?[0-9]{1,2})?)?$')",message="must be a number, as in \"0.01\""
+	// +optional
+	Min string `json:"min,omitempty"`
+	// Interval between queries; at least a second is waited.
+	// +kubebuilder:default="15s"
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=64
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[+]?(([0-9]+[.]?[0-9]*|[.][0-9]+)([nuµμm]?s|m|h))+$') && duration(self) > duration('0s')",message="must be a duration above zero, as in 30s or 5m"
+	// +optional
+	Interval *metav1.Duration `json:"interval,omitempty"`
 }
 
 // FailureAction is what a failed observation does.

@@ -20,7 +20,7 @@ func parse(t *testing.T, spec string) *VirtualServer {
 }
 
 func TestDefault(t *testing.T) {
-	vs := parse(t, "{service: {name: myapp}, active: v1, switch: {gate: {probe: {http: {}}}, observe: {}}}")
+	vs := parse(t, "{service: {name: myapp}, active: v1, switch: {gate: {probe: {http: {}}}, observe: {probe: {http: {}}, prometheus: {url: \"http://a\", query: up, max: \"1\"}}, hooks: {before: {url: \"http://a\"}, after: {url: \"http://a\"}}}}")
 	Default(vs)
 	assert.Empty(t, Validate(vs))
 	want := parse(t, `
@@ -31,8 +31,15 @@ scheduler: {name: rr}
 forwarding: masquerade
 switch:
   gate: {minReady: 100%, probe: {http: {scheme: HTTP, path: /, status: 200}}, nodes: All, timeout: 2m}
-  observe: {window: 10m, minReady: 80%, onFailure: Rollback}
+  observe:
+    window: 10m
+    minReady: 80%
+    onFailure: Rollback
+    probe: {http: {scheme: HTTP, path: /, status: 200}}
+    connections: true
+    prometheus: {url: "http://a", query: up, max: "1", interval: 15s}
   drain: {timeout: 5m, onTimeout: Keep}
+  hooks: {before: {url: "http://a", timeout: 10s}, after: {url: "http://a", timeout: 10s}}
 `)
 	assert.Equal(t, want, vs)
 	Default(vs)

@@ -21,7 +21,7 @@ func drawServer(rt *rapid.T) endpoints.Server {
 	vs := &v1alpha1.VirtualServer{}
 	vs.Spec.Active = rapid.SampledFrom([]string{"v1", "<v2>"}).Draw(rt, "active")
 	if rapid.Bool().Draw(rt, "preview") {
-		vs.Spec.Preview = &v1alpha1.Preview{Colour: "v2", NodePort: 31080, Sources: []string{"192.0.2.0/24"}}
+		vs.Spec.Preview = &v1alpha1.Preview{Colour: "v2", NodePort: new(int32(31080)), Sources: []string{"192.0.2.0/24"}}
 	}
 	if rapid.Bool().Draw(rt, "observe") {
 		vs.Spec.Switch.Observe = &v1alpha1.Observe{}
