@@ -8,9 +8,19 @@ type VirtualServerStatus struct {
 	// after a rollback.
 	// +optional
 	Active string `json:"active,omitempty"`
-	// Previous is the colour that a rollback goes to.
+	// Previous is the colour that a rollback goes to, at once. There is none after a rollback, nor when the
+	// colour has had no endpoint since: what comes under its name then goes through the gate.
 	// +optional
 	Previous string `json:"previous,omitempty"`
+	// Retiring is the colour that was active before; the condition SafeToRetire is about it.
+	// +optional
+	Retiring string `json:"retiring,omitempty"`
+	// Target of the switch that runs, or that was the last.
+	// +optional
+	Target string `json:"target,omitempty"`
+	// Rollback: the switch that runs goes back to the colour before; it is neither gated nor observed.
+	// +optional
+	Rollback bool `json:"rollback,omitempty"`
 	// Candidate is the colour that a switch is moving to: nodes hold it ready beside the active one.
 	// +optional
 	Candidate string `json:"candidate,omitempty"`
@@ -47,6 +57,9 @@ type VirtualServerStatus struct {
 	// Deadline of the present phase.
 	// +optional
 	Deadline *metav1.Time `json:"deadline,omitempty"`
+	// Failing is since when the observation fails; absent when it does not. A few seconds are forgiven.
+	// +optional
+	Failing *metav1.Time `json:"failing,omitempty"`
 	// Hooks of the switch that runs, or that was the last.
 	// +optional
 	Hooks *HooksStatus `json:"hooks,omitempty"`

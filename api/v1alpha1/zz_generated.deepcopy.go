@@ -747,6 +747,10 @@ func (in *VirtualServerStatus) DeepCopyInto(out *VirtualServerStatus) {
 		in, out := &in.Deadline, &out.Deadline
 		*out = (*in).DeepCopy()
 	}
+	if in.Failing != nil {
+		in, out := &in.Failing, &out.Failing
+		*out = (*in).DeepCopy()
+	}
 	if in.Hooks != nil {
 		in, out := &in.Hooks, &out.Hooks
 		*out = new(HooksStatus)
