@@ -18,6 +18,10 @@ import (
 type State struct {
 	Active   string         `json:"active"`             // the colour that gets new connections
 	Previous string         `json:"previous,omitempty"` // where a rollback goes; "" when there is no such colour
+	// Candidate is the colour that is being staged or gets a share; "" when none is.
+	Candidate string `json:"candidate,omitempty"`
+	// Weight is the candidate's share of new connections in percent; 0: it is staged and gets none.
+	Weight int32 `json:"weight,omitempty"`
 	Phase    v1alpha1.Phase `json:"phase"`
 	Reason   string         `json:"reason,omitempty"`  // CamelCase, when Blocked
 	Message  string         `json:"message,omitempty"` // for a person, with the mend

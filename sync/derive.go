@@ -51,7 +51,7 @@ func (r *Reconciler) derive(stale bool) error {
 	}
 	r.target = Desire(Input{
 		Snapshot: effective, Rollouts: r.ledger.Rollouts, NodeName: r.NodeName,
-		NodeAddresses: r.addresses, ClusterCIDRs: r.ClusterCIDRs,
+		NodeAddresses: r.addresses, ClusterCIDRs: r.ClusterCIDRs, Steering: r.Config.Steering,
 	})
 	return nil
 }

@@ -19,6 +19,10 @@ import (
 // Target is what the kernel should hold.
 type Target struct {
 	Servers map[ipvs.Key]*VirtualServer
+	// ByOwner are the keys of Servers by VirtualServer, sorted.
+	ByOwner map[types.NamespacedName][]ipvs.Key
+	// Rollouts is what each VirtualServer's new connections go to, and what is staged.
+	Rollouts map[types.NamespacedName]serving
 	// Masquerade is the desired content of our nftables table.
 	Masquerade nft.Ruleset
 	// Addresses are those that the dummy device should hold where no interface does, sorted.
@@ -37,7 +41,7 @@ type Target struct {
 type VirtualServer struct {
 	Owner   types.NamespacedName // the VirtualServer object
 	Service ipvs.Service
-	Reals   []ipvs.RealServer // of the active colour only, sorted, each with weight > 0
+	Reals   []ipvs.RealServer // of the colours of mix, sorted, each with weight > 0
 	Drain   DrainPolicy
 	// Masquerade is the class of the address in our nftables table; nil where packets are not
 	// masqueraded.
@@ -45,10 +49,16 @@ type VirtualServer struct {
 	// OnDummy: the dummy device holds the address, unless an interface of the node does.
 	OnDummy bool
 
-	// What the real servers were derived from, to tell their colours.
+	mix     mix
+	preview bool // a way in of its own for the previewed colour: not switched with the others
+
+	// What Service and Reals were derived from, and lanes are.
+	declared   ipvs.Service
+	port       string // the Service port's name
 	from       []endpoints.Endpoint
 	way        endpoints.Way
 	forwarding v1alpha1.ForwardingMethod
+	node       string
 }
 
 // Colour is the colour of a real server among all endpoints behind v, "" when it is none of them.
@@ -57,11 +67,20 @@ func (v *VirtualServer) Colour(key ipvs.RealKey) string {
 		return ""
 	}
 	for _, e := range v.from {
-		if realServer(e, v.way, v.forwarding).RealKey == key {
+		if v.realKey(e) == key {
 			return e.Colour
 		}
 	}
 	return ""
+}
+
+// realKey is an endpoint as v has it for a real server.
+func (v *VirtualServer) realKey(e endpoints.Endpoint) ipvs.RealKey {
+	key := realServer(e, v.way, v.forwarding).RealKey
+	if v.Service.Mark != 0 && v.forwarding != v1alpha1.Masquerade {
+		key.Port = 0
+	}
+	return key
 }
 
 // DrainPolicy says how long a real server may drain, and what then.
@@ -79,12 +98,57 @@ type Input struct {
 	NodeAddresses []netip.Addr
 	// ClusterCIDRs are the pod networks: a client from elsewhere that uses a ClusterIP is masqueraded.
 	ClusterCIDRs []netip.Prefix
+	// Steering is the node's way to key virtual servers, "" for Auto.
+	Steering v1alpha1.Steering
+}
+
+// serving is what one VirtualServer's new connections go to, what is to be staged beside it, and how it is keyed.
+type serving struct {
+	mix
+	staged   string // the colour that is staged; "" when none is
+	previews string // the colour that clients of sources get; "" when none do
+	sources  []netip.Prefix
+	steering v1alpha1.Steering
+}
+
+func servingOf(s *endpoints.Server, state rollout.State, node v1alpha1.Steering) serving {
+	out := serving{mix: mix{colour: state.Active}, steering: steeringOf(s.Spec.Steering, node)}
+	if state.Candidate != "" && state.Candidate != state.Active {
+		out.staged = state.Candidate
+		if state.Weight > 0 {
+			out.candidate, out.weight = state.Candidate, state.Weight
+		}
+	}
+	if p := s.Spec.Preview; p != nil && p.Colour != state.Active {
+		for _, text := range p.Sources {
+			if source, err := netip.ParsePrefix(text); err == nil { // validation has parsed it already
+				out.previews, out.sources = p.Colour, append(out.sources, source)
+			}
+		}
+	}
+	return out
+}
+
+// addPreview adds the node port that leads to one colour, whichever is active: for each protocol, to the first
+// port of the Service that has it.
+func (t *Target) addPreview(in Input, s *endpoints.Server, p *v1alpha1.Preview) {
+	seen := map[corev1.Protocol]bool{}
+	for i := range s.Ports {
+		if port := &s.Ports[i]; !seen[port.Protocol] {
+			seen[port.Protocol] = true
+			for _, family := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
+				t.addWay(in, s, port, endpoints.Way{Kind: endpoints.NodePort, Addr: family, Port: uint16(p.NodePort)}, mix{colour: p.Colour}, true)
+			}
+		}
+	}
 }
 
 // Desire derives the target. It is pure; its cost is linear in ways in × endpoints.
 func Desire(in Input) Target {
 	t := Target{
 		Servers:  map[ipvs.Key]*VirtualServer{},
+		ByOwner:  map[types.NamespacedName][]ipvs.Key{},
+		Rollouts: map[types.NamespacedName]serving{},
 		Held:     map[types.NamespacedName]bool{},
 		Problems: map[types.NamespacedName][]string{},
 		Masquerade: nft.Ruleset{
@@ -100,9 +164,15 @@ func Desire(in Input) Target {
 			t.addComing(in, s)
 			continue
 		}
+		now := servingOf(s, in.Rollouts[s.Key], in.Steering)
+		t.Rollouts[s.Key] = now
 		for j := range s.Ports {
-			t.addPort(in, s, &s.Ports[j])
+			t.addPort(in, s, &s.Ports[j], now.mix)
 		}
+		if p := s.Spec.Preview; p != nil && p.NodePort != 0 && len(s.Ports) > 0 {
+			t.addPreview(in, s, p)
+		}
+		slices.SortFunc(t.ByOwner[s.Key], compareKeys)
 	}
 	for key, v := range t.Servers {
 		if v.Masquerade != nil {
@@ -117,47 +187,49 @@ func Desire(in Input) Target {
 	return t
 }
 
-// addPort adds the virtual servers of every way in to one Service port.
-func (t *Target) addPort(in Input, s *endpoints.Server, p *endpoints.Port) {
-	active := in.Rollouts[s.Key].Active
+// addPort adds the virtual servers of every way in to one Service port, serving m.
+func (t *Target) addPort(in Input, s *endpoints.Server, p *endpoints.Port, m mix) {
 	for _, way := range p.Ways {
-		addresses := []netip.Addr{way.Addr}
-		if way.Kind == endpoints.NodePort {
-			addresses = sameFamily(in.NodeAddresses, way.Addr)
+		t.addWay(in, s, p, way, m, false)
+	}
+	for _, e := range p.Endpoints {
+		// A pod reaches itself by way of its own node only. Those of all colours: a switch changes nothing here.
+		if s.Spec.Forwarding == v1alpha1.Masquerade && e.Colour != "" && (e.Node == "" || e.Node == in.NodeName) {
+			t.Masquerade.Hairpin[e.Addr] = struct{}{}
 		}
-		reals := usable(p.Endpoints, active, way, in.NodeName)
-		for _, addr := range addresses {
-			key := ipvs.Key{Protocol: protocols[p.Protocol], Addr: addr, Port: way.Port}
-			if other, taken := t.Servers[key]; taken {
-				if other.Owner != s.Key {
-					t.Problems[s.Key] = append(t.Problems[s.Key], fmt.Sprintf("%s is served for VirtualServer %s already; give one of them another port", key, other.Owner))
-				}
-				continue
+	}
+}
+
+// addWay adds the virtual servers of one way in.
+func (t *Target) addWay(in Input, s *endpoints.Server, p *endpoints.Port, way endpoints.Way, m mix, preview bool) {
+	addresses := []netip.Addr{way.Addr}
+	if way.Kind == endpoints.NodePort {
+		addresses = sameFamily(in.NodeAddresses, way.Addr)
+	}
+	each := VirtualServer{
+		Owner:      s.Key,
+		OnDummy:    way.Kind != endpoints.NodePort,
+		Masquerade: masqueradeClass(way, s.Spec.Forwarding),
+		Drain: DrainPolicy{
+			Timeout: s.Spec.Switch.Drain.Timeout.Duration,
+			Cut:     s.Spec.Switch.Drain.OnTimeout == v1alpha1.DrainCut,
+		},
+		mix: m, preview: preview, port: p.Name, from: p.Endpoints, way: way, forwarding: s.Spec.Forwarding, node: in.NodeName,
+	}
+	each.Reals = each.reals(m)
+	for _, addr := range addresses {
+		v := each
+		key := ipvs.Key{Protocol: protocols[p.Protocol], Addr: addr, Port: way.Port}
+		if other, taken := t.Servers[key]; taken {
+			if other.Owner != s.Key || other.preview != preview {
+				t.Problems[s.Key] = append(t.Problems[s.Key], fmt.Sprintf("%s is served for VirtualServer %s already; give one of them another port", key, other.Owner))
 			}
-			v := &VirtualServer{
-				Owner:   s.Key,
-				Service: service(key, s),
-				OnDummy: way.Kind != endpoints.NodePort,
-				Drain: DrainPolicy{
-					Timeout: s.Spec.Switch.Drain.Timeout.Duration,
-					Cut:     s.Spec.Switch.Drain.OnTimeout == v1alpha1.DrainCut,
-				},
-			}
-			v.Masquerade = masqueradeClass(way, s.Spec.Forwarding)
-			v.from, v.way, v.forwarding = p.Endpoints, way, s.Spec.Forwarding
-			for _, e := range reals {
-				r := realServer(e, way, s.Spec.Forwarding)
-				// A pod reaches itself by way of its own node only.
-				if v.Masquerade != nil && (e.Node == "" || e.Node == in.NodeName) {
-					t.Masquerade.Hairpin[e.Addr] = struct{}{}
-				}
-				// Without port translation, two ports of one address are one real server.
-				if n := len(v.Reals); n == 0 || v.Reals[n-1].RealKey != r.RealKey {
-					v.Reals = append(v.Reals, r)
-				}
-			}
-			t.Servers[key] = v
+			continue
 		}
+		v.declared = service(key, s)
+		v.Service = v.scheduled(m)
+		t.Servers[key] = &v
+		t.ByOwner[s.Key] = append(t.ByOwner[s.Key], key)
 	}
 }
 

@@ -24,6 +24,7 @@ func (r *Reconciler) Plan(ctx context.Context) (ops []fmt.Stringer, warnings []s
 	}
 	r.release(have.device.KubeProxy)
 	r.adopt(nil)
+	r.steer(have, r.owners(nil))
 	r.noteDraining(nil)
 	p := r.plan(have, nil)
 	for _, c := range p.conflicts {
@@ -60,7 +61,7 @@ func (r *Reconciler) Cleanup(ctx context.Context, dryRun bool) (ops []fmt.String
 		}
 	}
 	_, rules, err := r.NFT.Read()
-	if err != nil {
+	if err != nil && !errors.Is(err, nft.ErrUnsupported) {
 		return nil, fmt.Errorf("reading the nftables table: %w", err)
 	}
 	if rules.Present {
@@ -116,12 +117,6 @@ func (r *Reconciler) Colours() (func(ipvs.Key, ipvs.RealKey) string, error) {
 		return nil, err
 	}
 	return func(key ipvs.Key, real ipvs.RealKey) string {
-		if colour := r.target.Servers[key].Colour(real); colour != "" {
-			return colour
-		}
-		if o := r.ledger.Owned[key]; o != nil {
-			return o.Draining[real].Colour
-		}
-		return ""
+		return r.colour(key, real)
 	}, nil
 }

@@ -20,6 +20,7 @@ type kernel struct {
 	generation uint32 // of nftables, read before the table was
 	rules      nft.Ruleset
 	intact     bool
+	noRules    error // why there are no nftables; nil where there are
 	sysctls    []node.SysctlDiff
 	device     node.Device
 }
@@ -54,12 +55,15 @@ func appendOps[T fmt.Stringer](ops []fmt.Stringer, more []T) []fmt.Stringer {
 
 // pending are the owners of virtual servers that a plan changes or cannot have, but for what it
 // deletes: a real server that has drained serves no more either way.
-func (p plan) pending(t Target) map[types.NamespacedName]bool {
+func (r *Reconciler) pending(p plan) map[types.NamespacedName]bool {
 	out := make(map[types.NamespacedName]bool, len(p.conflicts))
 	for _, op := range p.ipvs {
-		if v := t.Servers[op.Service.Key]; v != nil && op.Verb != ipvs.DelReal {
+		if v := r.want(op.Service.Key); v != nil && op.Verb != ipvs.DelReal {
 			out[v.Owner] = true
 		}
+	}
+	for owner := range r.steering.onTheWay {
+		out[owner] = true
 	}
 	for _, c := range p.conflicts {
 		out[c.Server.Owner] = true
@@ -91,12 +95,15 @@ func (r *Reconciler) read(ctx context.Context, what *touched) (kernel, error) {
 	if r.table.whole != whole {
 		r.table.asOf = count // of before the reading: what changes meanwhile is read again
 	}
-	if k.generation, err = r.NFT.Generation(); err != nil {
+	k.generation, err = r.NFT.Generation()
+	switch {
+	case errors.Is(err, nft.ErrUnsupported):
+		k.noRules = err
+	case err != nil:
 		return k, fmt.Errorf("reading nftables' generation: %w", err)
-	}
-	if k.generation == r.rulesSeen.generation {
+	case k.generation == r.rulesSeen.generation:
 		k.rules, k.intact = r.rulesSeen.rules, r.rulesSeen.intact
-	} else {
+	default:
 		rules, state, err := r.NFT.Read()
 		if err != nil {
 			return k, fmt.Errorf("reading the nftables table: %w", err)
@@ -131,7 +138,7 @@ func (r *Reconciler) plan(have kernel, what *touched) plan {
 	cloned := false
 	for i := range r.table.services {
 		key := r.table.services[i].Key
-		if r.target.Servers[key] != nil || !r.ledger.Owns(key) {
+		if key.Mark != 0 || r.target.Servers[key] != nil || !r.ledger.Owns(key) {
 			continue
 		}
 		if class, ok := have.rules.Virtual[MasqueradeElement(key)]; ok {
@@ -146,11 +153,60 @@ func (r *Reconciler) plan(have kernel, what *touched) plan {
 	}
 	masquerade, addresses = prepare(&r.target, have.device, masquerade, addresses)
 	p.device = node.DiffDevice(addresses, have.device)
-	p.nft = nft.Diff(masquerade, have.rules, have.intact)
+	masquerade.Steering = r.steering.rules()
+	if have.noRules == nil {
+		p.nft = nft.Diff(masquerade, have.rules, have.intact)
+	}
+	want, hold := r.wanted(what, have)
 	var conflicts []Conflict
-	p.ipvs, conflicts = planIPVS(r.target, &r.table, what, r.ledger, r.released, time.Now())
+	p.ipvs, conflicts = planIPVS(want, &r.table, what, r.ledger, hold, time.Now())
 	p.conflicts = r.noteConflicts(conflicts, what)
 	return p
+}
+
+// wanted are the virtual servers of what as they are to be in this round, lanes included, and those that
+// stay as they are: kube-proxy's again, waiting for their lanes, or lanes that a rule still puts packets on.
+func (r *Reconciler) wanted(what *touched, have kernel) (Target, map[ipvs.Key]bool) {
+	t, hold := Target{Servers: map[ipvs.Key]*VirtualServer{}, Held: r.target.Held}, map[ipvs.Key]bool{}
+	add := func(key ipvs.Key) {
+		v := r.want(key)
+		if v == nil {
+			return
+		}
+		t.Servers[key] = v
+		c := r.steering.of[v.Owner]
+		if key.Mark == 0 && (r.released[v.Owner] || c != nil && c.hold && !v.preview) {
+			hold[key] = true
+		}
+	}
+	if what != nil {
+		for key := range what.keys {
+			add(key)
+		}
+	} else {
+		for key := range r.target.Servers {
+			add(key)
+		}
+		for key := range r.ledger.Owned {
+			if key.Mark != 0 {
+				add(key)
+			}
+		}
+	}
+	for _, rule := range have.rules.Steering {
+		if key := markKey(rule.Mark, rule.Addr); t.Servers[key] == nil {
+			hold[key] = true
+		}
+	}
+	return t, hold
+}
+
+// unmasqueraded is the error of a node without nftables whose virtual servers need them at rest too.
+func (r *Reconciler) unmasqueraded(have kernel) error {
+	if have.noRules == nil || len(r.target.Masquerade.Virtual) == 0 {
+		return nil
+	}
+	return fmt.Errorf("nothing is masqueraded, which %d virtual servers need (forwarding tunnel and direct do not): %w", len(r.target.Masquerade.Virtual), have.noRules)
 }
 
 // withoutScheduler leaves out what would have IPVS load the scheduler by itself, which may hang it (package

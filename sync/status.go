@@ -61,6 +61,14 @@ type ServerStatus struct {
 	Declared   string `json:"declared"` // spec.active
 	// Verified: the kernel was read back and holds Active, and Active only, in every virtual server.
 	Verified bool `json:"verified"`
+	// Staged is the colour that the kernel was read back to hold ready beside the active one; "" when none is.
+	Staged string `json:"staged,omitempty"`
+	// Weight is the candidate's share of new connections that was read back, in percent.
+	Weight int32 `json:"weight,omitempty"`
+	// Steering is how the virtual servers are keyed, "Address" or "Mark", and SteeringReason why, where that
+	// needs a word.
+	Steering       string `json:"steering,omitempty"`
+	SteeringReason string `json:"steeringReason,omitempty"`
 	// Virtual are the virtual servers in the kernel.
 	Virtual  []VirtualStatus              `json:"virtual,omitempty"`
 	Draining []DrainStatus                `json:"draining,omitempty"`
@@ -188,6 +196,20 @@ func (r *Reconciler) observeServer(s *endpoints.Server, seen observation, servic
 	if s.Refused == nil && passErr == nil && len(trouble) == 0 {
 		out.Verified = !seen.pending[s.Key]
 	}
+	now := r.target.Rollouts[s.Key]
+	out.Steering = string(v1alpha1.SteeringAddress)
+	if c := r.steering.of[s.Key]; c != nil {
+		out.SteeringReason = c.why
+		if c.marked {
+			out.Steering = string(v1alpha1.SteeringMark)
+		}
+		if passErr == nil {
+			out.Staged = c.staged
+		}
+	}
+	if out.Verified {
+		out.Weight = now.weight
+	}
 	if out.Verified && state.Phase == v1alpha1.PhaseSteady {
 		out.Status.Nodes.Staged, out.Status.Nodes.Switched = 1, 1
 	}
@@ -267,7 +289,10 @@ func (r *Reconciler) observeKernel(out *ServerStatus, services []*ipvs.ServiceIn
 			}
 			out.Draining = append(out.Draining, ds)
 		}
-		out.Virtual = append(out.Virtual, v)
+		// A lane counts only where it is what serves; elsewhere it is staged, or drains.
+		if c := r.steering.of[o.Owner]; s.Key.Mark == 0 || c != nil && c.away && c.lanes[s.Key] != nil {
+			out.Virtual = append(out.Virtual, v)
+		}
 	}
 	slices.SortFunc(out.Virtual, func(a, b VirtualStatus) int { return strings.Compare(a.Key, b.Key) })
 }
@@ -302,8 +327,6 @@ func notActedOn(s *endpoints.Server) []string {
 			out = append(out, field+" is not acted on by this version")
 		}
 	}
-	note(s.Spec.Preview != nil, "spec.preview")
-	note(s.Spec.Steering == v1alpha1.SteeringMark, "spec.steering Mark")
 	note(s.Spec.Switch.Gate.Probe != nil, "spec.switch.gate.probe")
 	note(len(s.Spec.Switch.Steps) > 0, "spec.switch.steps")
 	note(s.Spec.Switch.Observe != nil, "spec.switch.observe")
