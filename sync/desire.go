@@ -1,9 +1,7 @@
 package sync
 
 import (
-	"fmt"
 	"net/netip"
-	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -56,7 +54,8 @@ func (v *VirtualServer) Colour(key ipvs.RealKey) string {
 	if v == nil {
 		return ""
 	}
-	for _, e := range v.from {
+	for i := range v.from {
+		e := &v.from[i]
 		if realServer(e, v.way, v.forwarding).RealKey == key {
 			return e.Colour
 		}
@@ -82,84 +81,7 @@ type Input struct {
 }
 
 // Desire derives the target. It is pure; its cost is linear in ways in × endpoints.
-func Desire(in Input) Target {
-	t := Target{
-		Servers:  map[ipvs.Key]*VirtualServer{},
-		Held:     map[types.NamespacedName]bool{},
-		Problems: map[types.NamespacedName][]string{},
-		Masquerade: nft.Ruleset{
-			Virtual: map[nft.Endpoint]nft.Masquerade{}, Hairpin: map[netip.Addr]struct{}{}, ClusterCIDRs: in.ClusterCIDRs,
-		},
-	}
-	for i := range in.Snapshot.Servers {
-		s := &in.Snapshot.Servers[i]
-		if s.Refused != nil {
-			if !s.Refused.Gone {
-				t.Held[s.Key] = true
-			}
-			t.addComing(in, s)
-			continue
-		}
-		for j := range s.Ports {
-			t.addPort(in, s, &s.Ports[j])
-		}
-	}
-	for key, v := range t.Servers {
-		if v.Masquerade != nil {
-			t.Masquerade.Virtual[MasqueradeElement(key)] = *v.Masquerade
-		}
-		if v.OnDummy {
-			t.Addresses = append(t.Addresses, key.Addr)
-		}
-	}
-	slices.SortFunc(t.Addresses, netip.Addr.Compare)
-	t.Addresses = slices.Compact(t.Addresses)
-	return t
-}
-
-// addPort adds the virtual servers of every way in to one Service port.
-func (t *Target) addPort(in Input, s *endpoints.Server, p *endpoints.Port) {
-	active := in.Rollouts[s.Key].Active
-	for _, way := range p.Ways {
-		addresses := []netip.Addr{way.Addr}
-		if way.Kind == endpoints.NodePort {
-			addresses = sameFamily(in.NodeAddresses, way.Addr)
-		}
-		reals := usable(p.Endpoints, active, way, in.NodeName)
-		for _, addr := range addresses {
-			key := ipvs.Key{Protocol: protocols[p.Protocol], Addr: addr, Port: way.Port}
-			if other, taken := t.Servers[key]; taken {
-				if other.Owner != s.Key {
-					t.Problems[s.Key] = append(t.Problems[s.Key], fmt.Sprintf("%s is served for VirtualServer %s already; give one of them another port", key, other.Owner))
-				}
-				continue
-			}
-			v := &VirtualServer{
-				Owner:   s.Key,
-				Service: service(key, s),
-				OnDummy: way.Kind != endpoints.NodePort,
-				Drain: DrainPolicy{
-					Timeout: s.Spec.Switch.Drain.Timeout.Duration,
-					Cut:     s.Spec.Switch.Drain.OnTimeout == v1alpha1.DrainCut,
-				},
-			}
-			v.Masquerade = masqueradeClass(way, s.Spec.Forwarding)
-			v.from, v.way, v.forwarding = p.Endpoints, way, s.Spec.Forwarding
-			for _, e := range reals {
-				r := realServer(e, way, s.Spec.Forwarding)
-				// A pod reaches itself by way of its own node only.
-				if v.Masquerade != nil && (e.Node == "" || e.Node == in.NodeName) {
-					t.Masquerade.Hairpin[e.Addr] = struct{}{}
-				}
-				// Without port translation, two ports of one address are one real server.
-				if n := len(v.Reals); n == 0 || v.Reals[n-1].RealKey != r.RealKey {
-					v.Reals = append(v.Reals, r)
-				}
-			}
-			t.Servers[key] = v
-		}
-	}
-}
+func Desire(in Input) Target { return new(deriving).next(in) }
 
 var protocols = map[corev1.Protocol]ipvs.Protocol{
 	corev1.ProtocolTCP: ipvs.TCP, corev1.ProtocolUDP: ipvs.UDP, corev1.ProtocolSCTP: ipvs.SCTP,
@@ -167,10 +89,15 @@ var protocols = map[corev1.Protocol]ipvs.Protocol{
 
 // usable are the endpoints of a colour that may get new connections by this way: the ready ones;
 // where no one is ready, those that still serve while they terminate, as kube-proxy does.
-func usable(all []endpoints.Endpoint, colour string, way endpoints.Way, node string) []endpoints.Endpoint {
-	pick := func(good func(endpoints.Endpoint) bool) (out []endpoints.Endpoint) {
-		for _, e := range all {
-			if e.Colour != colour || e.Colour == "" || e.Addr.Is4() != way.Addr.Is4() || way.LocalOnly && e.Node != node {
+func usable(all []endpoints.Endpoint, colour string, way endpoints.Way, node string) []*endpoints.Endpoint {
+	if colour == "" {
+		return nil
+	}
+	pick := func(good func(*endpoints.Endpoint) bool) []*endpoints.Endpoint {
+		out := make([]*endpoints.Endpoint, 0, len(all))
+		for i := range all {
+			e := &all[i]
+			if e.Colour != colour || e.Addr.Is4() != way.Addr.Is4() || way.LocalOnly && e.Node != node {
 				continue
 			}
 			if good(e) {
@@ -179,10 +106,10 @@ func usable(all []endpoints.Endpoint, colour string, way endpoints.Way, node str
 		}
 		return out
 	}
-	if ready := pick(func(e endpoints.Endpoint) bool { return e.Ready }); len(ready) > 0 {
+	if ready := pick(func(e *endpoints.Endpoint) bool { return e.Ready }); len(ready) > 0 {
 		return ready
 	}
-	return pick(func(e endpoints.Endpoint) bool { return e.Serving && e.Terminating })
+	return pick(func(e *endpoints.Endpoint) bool { return e.Serving && e.Terminating })
 }
 
 // Ready counts, by colour, the ready endpoints of a server that could serve every one of its ports:
@@ -190,12 +117,7 @@ func usable(all []endpoints.Endpoint, colour string, way endpoints.Way, node str
 func Ready(s *endpoints.Server) map[string]int {
 	var least map[string]int
 	for i := range s.Ports {
-		n := map[string]int{}
-		for _, e := range s.Ports[i].Endpoints {
-			if e.Ready && e.Colour != "" {
-				n[e.Colour]++
-			}
-		}
+		n := count(s.Ports[i].Endpoints, func(e *endpoints.Endpoint) bool { return e.Ready && e.Colour != "" })
 		if least == nil {
 			least = n
 			continue
@@ -205,6 +127,29 @@ func Ready(s *endpoints.Server) map[string]int {
 		}
 	}
 	return least
+}
+
+// count counts, by colour, the endpoints that are good. Those of a colour tend to come in a row, and a map is
+// asked once for each row: this is done for every server at every change.
+func count(all []endpoints.Endpoint, good func(*endpoints.Endpoint) bool) map[string]int {
+	n := make(map[string]int, 2)
+	colour, row := "", 0
+	for i := range all {
+		e := &all[i]
+		if !good(e) {
+			continue
+		}
+		if e.Colour != colour && row > 0 {
+			n[colour] += row
+			row = 0
+		}
+		colour = e.Colour
+		row++
+	}
+	if row > 0 {
+		n[colour] += row
+	}
+	return n
 }
 
 // service is the IPVS service of a key as its VirtualServer asks for it.
@@ -235,7 +180,7 @@ var schedulerFlags = map[string]ipvs.ServiceFlags{
 }
 
 // realServer is an endpoint as a real server. Only masquerading can translate the port.
-func realServer(e endpoints.Endpoint, way endpoints.Way, forwarding v1alpha1.ForwardingMethod) ipvs.RealServer {
+func realServer(e *endpoints.Endpoint, way endpoints.Way, forwarding v1alpha1.ForwardingMethod) ipvs.RealServer {
 	r := ipvs.RealServer{RealKey: ipvs.RealKey{Addr: e.Addr, Port: e.Port}, Weight: 1}
 	switch forwarding {
 	case v1alpha1.Tunnel:

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/sirupsen/logrus"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/pointsman/pointsman/ipvs"
@@ -189,8 +190,10 @@ func (r *Reconciler) noteConflicts(found []Conflict, what *touched) []Conflict {
 // is joined and does not keep the rest from being done.
 func (r *Reconciler) apply(ctx context.Context, p plan) error {
 	started := time.Now()
-	for _, op := range p.Ops() {
-		r.Log.Debug(op.String())
+	if r.Log.WithFields(nil).Logger.IsLevelEnabled(logrus.DebugLevel) {
+		for _, op := range p.Ops() {
+			r.Log.Debug(op.String())
+		}
 	}
 	var failed []error
 	for name := range p.schedulers() {

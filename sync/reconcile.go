@@ -104,7 +104,8 @@ type Reconciler struct {
 	status statusStore
 
 	snapshot  *endpoints.Snapshot // the one that target was derived from
-	inForce   map[types.NamespacedName]endpoints.Server
+	inForce   map[types.NamespacedName]*endpoints.Server
+	deriving  deriving
 	addresses []netip.Addr
 	target    Target
 	conflicts map[ipvs.Key]Conflict         // as last planned
@@ -294,6 +295,7 @@ func (r *Reconciler) report(err error) {
 type observation struct {
 	conflicts []Conflict
 	pending   map[types.NamespacedName]bool // VirtualServers with something left to do
+	looked    *touched                      // that the pass looked at
 }
 
 // converge reads the kernel, plans and applies until a plan is empty. The first round reads what is
@@ -313,7 +315,7 @@ func (r *Reconciler) converge(ctx context.Context, what *touched) (observation, 
 		r.adopt(what)
 		r.noteDraining(what)
 		plan := r.plan(have, what)
-		seen = observation{plan.conflicts, plan.pending(r.target)}
+		seen = observation{plan.conflicts, plan.pending(r.target), all}
 		r.claim(plan, what)
 		if plan.empty() {
 			r.forgetGone(all)
