@@ -4,7 +4,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
 // Objects are kept for as long as they exist, on every node, so what is not read is dropped at once.
@@ -58,15 +57,6 @@ func trimSlice(obj any) (any, error) {
 		if t := e.TargetRef; t != nil {
 			*t = corev1.ObjectReference{Kind: t.Kind, Name: t.Name}
 		}
-	}
-	return obj, nil
-}
-
-func trimVirtualServer(obj any) (any, error) {
-	if u, ok := obj.(*unstructured.Unstructured); ok {
-		u.SetManagedFields(nil)
-		u.SetAnnotations(nil)
-		unstructured.RemoveNestedField(u.Object, "status")
 	}
 	return obj, nil
 }
