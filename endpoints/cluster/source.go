@@ -90,6 +90,7 @@ func New(config *rest.Config, o Options) (*Source, error) {
 		left:       map[types.NamespacedName]struct{}{},
 		leftSlices: map[types.NamespacedName]time.Time{},
 	}
+	s.saved.patience = savePatience
 	s.servers = s.newStore("virtualservers.pointsman.io", func(obj any) (any, error) { return obj, nil })
 	s.servers.set, s.servers.remove = s.setServer, s.removeServer
 	s.services = s.newStore("services", trimService)
