@@ -195,6 +195,8 @@ func device(links []netlink.Link, addrs []netlink.Addr) (Device, error) {
 // ApplyDevice does the ops in order and stops at the first that fails. One whose end is reached already, since
 // the address or the device is there or is gone, has not failed.
 func (n *Node) ApplyDevice(ops []DeviceOp) error {
+	n.writing.Lock()
+	defer n.writing.Unlock()
 	defer n.wrote()
 	var found netlink.Link // looked up once: there may be thousands of addresses
 	for len(ops) > 0 {

@@ -130,6 +130,8 @@ type seen struct {
 }
 
 func (n *Node) look() (seen, error) {
+	n.writing.Lock()
+	defer n.writing.Unlock()
 	r, err := n.read()
 	if err != nil {
 		return seen{}, fmt.Errorf("listing the node's addresses: %w", err)

@@ -39,6 +39,13 @@ func planIPVS(t Target, have *table, what *touched, l *Ledger, released map[type
 	slices.SortFunc(wanted, compareKeys)
 	slices.SortFunc(retired, compareKeys)
 
+	missing := 0 // ops, which are large
+	for _, key := range wanted {
+		if have.find(key) == nil {
+			missing += 1 + len(t.Servers[key].Reals)
+		}
+	}
+	ops = slices.Grow(ops, missing)
 	for _, key := range wanted {
 		if released[t.Servers[key].Owner] {
 			continue

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"runtime/debug"
+	"runtime/metrics"
 	"time"
 )
 
@@ -13,19 +14,25 @@ import (
 const (
 	gcPercentStarting = 400
 	gcPercent         = 40
-	// restAfter is how long after its first table a daemon has written what follows from it.
-	restAfter = 20 * time.Second
 )
 
-// collector sets how often garbage is collected, unless the user has, and gives back once what the start left
-// behind. It is a task.
-type collector struct{ served <-chan struct{} }
+// What is left behind after work is given back: Go itself collects when the heap has grown, which at rest it does not.
+const (
+	tidyEvery = 20 * time.Second
+	tidyFrom  = 4 << 20 // bytes that are worth a collection
+)
+
+// collector sets how often garbage is collected, unless the user has, and gives back what is left behind. It is a task.
+type collector struct {
+	served <-chan struct{}
+	kept   uint64 // bytes, when it was last tidied
+}
 
 func newCollector(served <-chan struct{}) *collector {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercentStarting)
 	}
-	return &collector{served}
+	return &collector{served: served}
 }
 
 func (c *collector) Run(ctx context.Context) error {
@@ -37,10 +44,29 @@ func (c *collector) Run(ctx context.Context) error {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
-	select {
-	case <-ctx.Done():
-	case <-time.After(restAfter):
-		debug.FreeOSMemory()
+	ticker := time.NewTicker(tidyEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+			if held() > c.kept+max(tidyFrom, c.kept/5) {
+				debug.FreeOSMemory()
+				c.kept = held()
+			}
+		}
 	}
-	return nil
+}
+
+// held are the bytes of the heap that the system has given, and not been given back.
+func held() (bytes uint64) {
+	samples := []metrics.Sample{
+		{Name: "/memory/classes/heap/objects:bytes"}, {Name: "/memory/classes/heap/unused:bytes"}, {Name: "/memory/classes/heap/free:bytes"},
+	}
+	metrics.Read(samples)
+	for _, s := range samples {
+		bytes += s.Value.Uint64()
+	}
+	return bytes
 }
