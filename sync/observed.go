@@ -67,19 +67,7 @@ func (r *Reconciler) observe(seen observation, passErr error) *Status {
 	}
 	status.Errors = r.snapshot.Errors
 	again := r.lookAgain(seen.looked)
-	all := r.madeOf(seen, passErr)
-	for i, now := range all {
-		before := r.status.byKey[now.key]
-		if before == nil {
-			continue
-		}
-		if again != nil && !again[now.key] && before.sameBut(now) {
-			before.server = now.server // an older Snapshot is not kept for it
-			all[i] = before
-			continue
-		}
-		now.was, now.status.Status.Conditions = before.text, slices.Clone(before.status.Status.Conditions)
-	}
+	all := r.madeOf(seen, passErr, again)
 	services := r.servicesOf(all)
 	for _, o := range all {
 		if o.text == nil {
@@ -119,8 +107,8 @@ func (r *Reconciler) lookAgain(looked *touched) map[types.NamespacedName]bool {
 	return again
 }
 
-// madeOf is what the status of each declared server is to be made of.
-func (r *Reconciler) madeOf(seen observation, passErr error) []*observed {
+// madeOf is what the status of each declared server is to be made of, or was made of when that is the same.
+func (r *Reconciler) madeOf(seen observation, passErr error, again map[types.NamespacedName]bool) []*observed {
 	trouble := map[types.NamespacedName][]string{}
 	for _, c := range seen.conflicts {
 		trouble[c.Server.Owner] = append(trouble[c.Server.Owner], c.Error())
@@ -134,10 +122,21 @@ func (r *Reconciler) madeOf(seen observation, passErr error) []*observed {
 		if last, ok := r.inForce[s.Key]; ok && s.Refused == nil {
 			s = last
 		}
-		all = append(all, &observed{
+		now := observed{
 			key: s.Key, server: s, state: r.ledger.Rollouts[s.Key], pending: seen.pending[s.Key], failed: passErr != nil,
 			trouble: strings.Join(trouble[s.Key], "; "), undone: r.undone[s.Key],
-		})
+		}
+		before := r.status.byKey[s.Key]
+		if before != nil && again != nil && !again[s.Key] && before.sameBut(&now) {
+			before.server = s // an older Snapshot is not kept for it
+			all = append(all, before)
+			continue
+		}
+		made := new(observed) // not now itself, which nearly always ends here
+		if *made = now; before != nil {
+			made.was, made.status.Status.Conditions = before.text, slices.Clone(before.status.Status.Conditions)
+		}
+		all = append(all, made)
 	}
 	return all
 }

@@ -25,7 +25,7 @@ const (
 // collector sets how often garbage is collected, unless the user has, and gives back what is left behind. It is a task.
 type collector struct {
 	served <-chan struct{}
-	kept   uint64 // bytes, when it was last tidied
+	gaps   uint64 // bytes that stayed when it was last tidied
 }
 
 func newCollector(served <-chan struct{}) *collector {
@@ -51,22 +51,25 @@ func (c *collector) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C:
-			if held() > c.kept+max(tidyFrom, c.kept/5) {
+			if left, live := unused(); left > c.gaps+max(tidyFrom, live/5) {
 				debug.FreeOSMemory()
-				c.kept = held()
+				c.gaps, _ = unused()
 			}
 		}
 	}
 }
 
-// held are the bytes of the heap that the system has given, and not been given back.
-func held() (bytes uint64) {
+// unused are the bytes of the heap that are neither given back to the system nor lived when garbage was last collected,
+// and those that lived.
+func unused() (unused, live uint64) {
 	samples := []metrics.Sample{
 		{Name: "/memory/classes/heap/objects:bytes"}, {Name: "/memory/classes/heap/unused:bytes"}, {Name: "/memory/classes/heap/free:bytes"},
+		{Name: "/gc/heap/live:bytes"},
 	}
 	metrics.Read(samples)
-	for _, s := range samples {
-		bytes += s.Value.Uint64()
+	for _, s := range samples[:3] {
+		unused += s.Value.Uint64()
 	}
-	return bytes
+	live = samples[3].Value.Uint64()
+	return unused - min(live, unused), live
 }
