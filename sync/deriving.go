@@ -116,6 +116,7 @@ func (t *Target) add(v wanted) {
 		return
 	}
 	t.Servers[key] = v.VirtualServer
+	t.ipv6 = t.ipv6 || key.Addr.Is6()
 	for _, addr := range v.hairpin {
 		t.Masquerade.Hairpin[addr] = struct{}{}
 	}

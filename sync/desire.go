@@ -29,6 +29,8 @@ type Target struct {
 	Coming []*VirtualServer
 	// Problems are what could not be had, by VirtualServer.
 	Problems map[types.NamespacedName][]string
+
+	ipv6 bool // there is an IPv6 virtual server
 }
 
 // VirtualServer is one IPVS virtual server as it should be.

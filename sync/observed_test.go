@@ -93,6 +93,9 @@ func TestDeriveInSteps(t *testing.T) {
 			s.Ports[0].Ways[0].Port = uint16(rapid.IntRange(30000, 30003).Draw(t, "node port")) // may be another's
 			s.Ports[0].Ways[1].Addr = netip.AddrFrom4([4]byte{10, 96, 0, byte(rapid.IntRange(1, 4).Draw(t, "address"))})
 			s.Ports[0].Ways[1].LocalOnly = rapid.Bool().Draw(t, "local")
+			if rapid.Bool().Draw(t, "IPv6") {
+				s.Ports[0].Ways = append(s.Ports[0].Ways, endpoints.Way{Kind: endpoints.ClusterIP, Addr: addr("fd00:96::10"), Port: 80})
+			}
 			for i := range s.Ports[0].Endpoints {
 				e := &s.Ports[0].Endpoints[i]
 				e.Ready = rapid.Bool().Draw(t, "is ready")

@@ -105,23 +105,13 @@ func (r *Reconciler) read(ctx context.Context, what *touched) (kernel, error) {
 		k.rules, k.intact, k.generation = rules, state.Intact, state.Generation
 		r.rulesSeen.generation, r.rulesSeen.rules, r.rulesSeen.intact = k.generation, rules, state.Intact
 	}
-	if k.sysctls, err = r.Node.CheckSysctls(node.Sysctls(r.target.ipv6())); err != nil {
+	if k.sysctls, err = r.Node.CheckSysctls(node.Sysctls(r.target.ipv6)); err != nil {
 		return k, err
 	}
 	if k.device, err = r.Node.ReadDevice(); err != nil {
 		return k, err
 	}
 	return k, nil
-}
-
-// ipv6 is whether there is an IPv6 virtual server.
-func (t *Target) ipv6() bool {
-	for key := range t.Servers {
-		if key.Addr.Is6() {
-			return true
-		}
-	}
-	return false
 }
 
 // plan is what leads from what was read to the target.

@@ -64,7 +64,7 @@ type (
 const (
 	driftInterval = 400 * time.Millisecond
 	driftEvery    = 2000
-	restInterval  = time.Second
+	restInterval  = 2 * time.Second
 )
 
 // wholeShare bounds what reading the whole table may cost while others write to it all the time: one part in so many.
@@ -270,7 +270,7 @@ func (r *Reconciler) atRest() bool {
 	if err != nil || generation != r.rulesSeen.generation {
 		return false
 	}
-	sysctls, err := r.Node.CheckSysctls(node.Sysctls(r.target.ipv6()))
+	sysctls, err := r.Node.CheckSysctls(node.Sysctls(r.target.ipv6))
 	return err == nil && len(sysctls) == 0
 }
 
