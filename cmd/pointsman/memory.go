@@ -21,7 +21,7 @@ const (
 // What is left behind after work is given back: Go itself collects when the heap has grown, which at rest it does not.
 const (
 	tidyEvery = 20 * time.Second
-	tidyFrom  = 4 << 20 // bytes that are worth a collection
+	tidyFrom  = 2 << 20 // bytes that are worth a collection
 )
 
 // collector sets how often garbage is collected, unless the user has, and gives back what is left behind. It is a task.
@@ -56,7 +56,7 @@ func (c *collector) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C:
-			if left, live := unused(); left > c.gaps+max(tidyFrom, live/5) {
+			if left, live := unused(); left > c.gaps+max(tidyFrom, live/10) {
 				debug.FreeOSMemory()
 				c.gaps, _ = unused()
 			}
