@@ -125,7 +125,8 @@ func (r *Reconciler) colour(key ipvs.Key, real ipvs.RealKey) string {
 	if key.Mark != 0 {
 		for _, k := range r.target.ByOwner[o.Owner] {
 			v := r.target.Servers[k]
-			for _, e := range v.from {
+			for i := range v.from {
+				e := &v.from[i]
 				if rk := v.realKey(e); rk == real || real.Port == 0 && rk.Addr == real.Addr {
 					return e.Colour
 				}

@@ -1,9 +1,7 @@
 package sync
 
 import (
-	"fmt"
 	"net/netip"
-	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -35,6 +33,8 @@ type Target struct {
 	Coming []*VirtualServer
 	// Problems are what could not be had, by VirtualServer.
 	Problems map[types.NamespacedName][]string
+
+	ipv6 bool // there is an IPv6 virtual server
 }
 
 // VirtualServer is one IPVS virtual server as it should be.
@@ -66,7 +66,8 @@ func (v *VirtualServer) Colour(key ipvs.RealKey) string {
 	if v == nil {
 		return ""
 	}
-	for _, e := range v.from {
+	for i := range v.from {
+		e := &v.from[i]
 		if v.realKey(e) == key {
 			return e.Colour
 		}
@@ -75,7 +76,7 @@ func (v *VirtualServer) Colour(key ipvs.RealKey) string {
 }
 
 // realKey is an endpoint as v has it for a real server.
-func (v *VirtualServer) realKey(e endpoints.Endpoint) ipvs.RealKey {
+func (v *VirtualServer) realKey(e *endpoints.Endpoint) ipvs.RealKey {
 	key := realServer(e, v.way, v.forwarding).RealKey
 	if v.Service.Mark != 0 && v.forwarding != v1alpha1.Masquerade {
 		key.Port = 0
@@ -129,109 +130,8 @@ func servingOf(s *endpoints.Server, state rollout.State, node v1alpha1.Steering)
 	return out
 }
 
-// addPreview adds the node port that leads to one colour, whichever is active: for each protocol, to the first
-// port of the Service that has it.
-func (t *Target) addPreview(in Input, s *endpoints.Server, p *v1alpha1.Preview) {
-	seen := map[corev1.Protocol]bool{}
-	for i := range s.Ports {
-		if port := &s.Ports[i]; !seen[port.Protocol] {
-			seen[port.Protocol] = true
-			for _, family := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
-				t.addWay(in, s, port, endpoints.Way{Kind: endpoints.NodePort, Addr: family, Port: uint16(p.NodePort)}, mix{colour: p.Colour}, true)
-			}
-		}
-	}
-}
-
 // Desire derives the target. It is pure; its cost is linear in ways in × endpoints.
-func Desire(in Input) Target {
-	t := Target{
-		Servers:  map[ipvs.Key]*VirtualServer{},
-		ByOwner:  map[types.NamespacedName][]ipvs.Key{},
-		Rollouts: map[types.NamespacedName]serving{},
-		Held:     map[types.NamespacedName]bool{},
-		Problems: map[types.NamespacedName][]string{},
-		Masquerade: nft.Ruleset{
-			Virtual: map[nft.Endpoint]nft.Masquerade{}, Hairpin: map[netip.Addr]struct{}{}, ClusterCIDRs: in.ClusterCIDRs,
-		},
-	}
-	for i := range in.Snapshot.Servers {
-		s := &in.Snapshot.Servers[i]
-		if s.Refused != nil {
-			if !s.Refused.Gone {
-				t.Held[s.Key] = true
-			}
-			t.addComing(in, s)
-			continue
-		}
-		now := servingOf(s, in.Rollouts[s.Key], in.Steering)
-		t.Rollouts[s.Key] = now
-		for j := range s.Ports {
-			t.addPort(in, s, &s.Ports[j], now.mix)
-		}
-		if p := s.Spec.Preview; p != nil && p.NodePort != 0 && len(s.Ports) > 0 {
-			t.addPreview(in, s, p)
-		}
-		slices.SortFunc(t.ByOwner[s.Key], compareKeys)
-	}
-	for key, v := range t.Servers {
-		if v.Masquerade != nil {
-			t.Masquerade.Virtual[MasqueradeElement(key)] = *v.Masquerade
-		}
-		if v.OnDummy {
-			t.Addresses = append(t.Addresses, key.Addr)
-		}
-	}
-	slices.SortFunc(t.Addresses, netip.Addr.Compare)
-	t.Addresses = slices.Compact(t.Addresses)
-	return t
-}
-
-// addPort adds the virtual servers of every way in to one Service port, serving m.
-func (t *Target) addPort(in Input, s *endpoints.Server, p *endpoints.Port, m mix) {
-	for _, way := range p.Ways {
-		t.addWay(in, s, p, way, m, false)
-	}
-	for _, e := range p.Endpoints {
-		// A pod reaches itself by way of its own node only. Those of all colours: a switch changes nothing here.
-		if s.Spec.Forwarding == v1alpha1.Masquerade && e.Colour != "" && (e.Node == "" || e.Node == in.NodeName) {
-			t.Masquerade.Hairpin[e.Addr] = struct{}{}
-		}
-	}
-}
-
-// addWay adds the virtual servers of one way in.
-func (t *Target) addWay(in Input, s *endpoints.Server, p *endpoints.Port, way endpoints.Way, m mix, preview bool) {
-	addresses := []netip.Addr{way.Addr}
-	if way.Kind == endpoints.NodePort {
-		addresses = sameFamily(in.NodeAddresses, way.Addr)
-	}
-	each := VirtualServer{
-		Owner:      s.Key,
-		OnDummy:    way.Kind != endpoints.NodePort,
-		Masquerade: masqueradeClass(way, s.Spec.Forwarding),
-		Drain: DrainPolicy{
-			Timeout: s.Spec.Switch.Drain.Timeout.Duration,
-			Cut:     s.Spec.Switch.Drain.OnTimeout == v1alpha1.DrainCut,
-		},
-		mix: m, preview: preview, port: p.Name, from: p.Endpoints, way: way, forwarding: s.Spec.Forwarding, node: in.NodeName,
-	}
-	each.Reals = each.reals(m)
-	for _, addr := range addresses {
-		v := each
-		key := ipvs.Key{Protocol: protocols[p.Protocol], Addr: addr, Port: way.Port}
-		if other, taken := t.Servers[key]; taken {
-			if other.Owner != s.Key || other.preview != preview {
-				t.Problems[s.Key] = append(t.Problems[s.Key], fmt.Sprintf("%s is served for VirtualServer %s already; give one of them another port", key, other.Owner))
-			}
-			continue
-		}
-		v.declared = service(key, s)
-		v.Service = v.scheduled(m)
-		t.Servers[key] = &v
-		t.ByOwner[s.Key] = append(t.ByOwner[s.Key], key)
-	}
-}
+func Desire(in Input) Target { return new(deriving).next(in) }
 
 var protocols = map[corev1.Protocol]ipvs.Protocol{
 	corev1.ProtocolTCP: ipvs.TCP, corev1.ProtocolUDP: ipvs.UDP, corev1.ProtocolSCTP: ipvs.SCTP,
@@ -239,10 +139,15 @@ var protocols = map[corev1.Protocol]ipvs.Protocol{
 
 // usable are the endpoints of a colour that may get new connections by this way: the ready ones;
 // where no one is ready, those that still serve while they terminate, as kube-proxy does.
-func usable(all []endpoints.Endpoint, colour string, way endpoints.Way, node string) []endpoints.Endpoint {
-	pick := func(good func(endpoints.Endpoint) bool) (out []endpoints.Endpoint) {
-		for _, e := range all {
-			if e.Colour != colour || e.Colour == "" || e.Addr.Is4() != way.Addr.Is4() || way.LocalOnly && e.Node != node {
+func usable(all []endpoints.Endpoint, colour string, way endpoints.Way, node string) []*endpoints.Endpoint {
+	if colour == "" {
+		return nil
+	}
+	pick := func(good func(*endpoints.Endpoint) bool) []*endpoints.Endpoint {
+		out := make([]*endpoints.Endpoint, 0, len(all))
+		for i := range all {
+			e := &all[i]
+			if e.Colour != colour || e.Addr.Is4() != way.Addr.Is4() || way.LocalOnly && e.Node != node {
 				continue
 			}
 			if good(e) {
@@ -251,10 +156,10 @@ func usable(all []endpoints.Endpoint, colour string, way endpoints.Way, node str
 		}
 		return out
 	}
-	if ready := pick(func(e endpoints.Endpoint) bool { return e.Ready }); len(ready) > 0 {
+	if ready := pick(func(e *endpoints.Endpoint) bool { return e.Ready }); len(ready) > 0 {
 		return ready
 	}
-	return pick(func(e endpoints.Endpoint) bool { return e.Serving && e.Terminating })
+	return pick(func(e *endpoints.Endpoint) bool { return e.Serving && e.Terminating })
 }
 
 // Ready counts, by colour, the ready endpoints of a server that could serve every one of its ports:
@@ -262,12 +167,7 @@ func usable(all []endpoints.Endpoint, colour string, way endpoints.Way, node str
 func Ready(s *endpoints.Server) map[string]int {
 	var least map[string]int
 	for i := range s.Ports {
-		n := map[string]int{}
-		for _, e := range s.Ports[i].Endpoints {
-			if e.Ready && e.Colour != "" {
-				n[e.Colour]++
-			}
-		}
+		n := count(s.Ports[i].Endpoints, func(e *endpoints.Endpoint) bool { return e.Ready && e.Colour != "" })
 		if least == nil {
 			least = n
 			continue
@@ -277,6 +177,29 @@ func Ready(s *endpoints.Server) map[string]int {
 		}
 	}
 	return least
+}
+
+// count counts, by colour, the endpoints that are good. Those of a colour tend to come in a row, and a map is
+// asked once for each row: this is done for every server at every change.
+func count(all []endpoints.Endpoint, good func(*endpoints.Endpoint) bool) map[string]int {
+	n := make(map[string]int, 2)
+	colour, row := "", 0
+	for i := range all {
+		e := &all[i]
+		if !good(e) {
+			continue
+		}
+		if e.Colour != colour && row > 0 {
+			n[colour] += row
+			row = 0
+		}
+		colour = e.Colour
+		row++
+	}
+	if row > 0 {
+		n[colour] += row
+	}
+	return n
 }
 
 // service is the IPVS service of a key as its VirtualServer asks for it.
@@ -307,7 +230,7 @@ var schedulerFlags = map[string]ipvs.ServiceFlags{
 }
 
 // realServer is an endpoint as a real server. Only masquerading can translate the port.
-func realServer(e endpoints.Endpoint, way endpoints.Way, forwarding v1alpha1.ForwardingMethod) ipvs.RealServer {
+func realServer(e *endpoints.Endpoint, way endpoints.Way, forwarding v1alpha1.ForwardingMethod) ipvs.RealServer {
 	r := ipvs.RealServer{RealKey: ipvs.RealKey{Addr: e.Addr, Port: e.Port}, Weight: 1}
 	switch forwarding {
 	case v1alpha1.Tunnel:

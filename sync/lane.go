@@ -166,8 +166,8 @@ var weighted = map[string]string{"rr": "wrr", "lc": "wlc"}
 // colourIn finds the colour of real servers of v, lanes included.
 func (v *VirtualServer) colourIn() func(ipvs.RealKey) string {
 	colours := make(map[ipvs.RealKey]string, len(v.from))
-	for _, e := range v.from {
-		colours[v.realKey(e)] = e.Colour
+	for i := range v.from {
+		colours[v.realKey(&v.from[i])] = v.from[i].Colour
 	}
 	return func(key ipvs.RealKey) string { return colours[key] }
 }

@@ -153,7 +153,7 @@ func (l *Ledger) encode() ([]byte, error) {
 		j.Owned = append(j.Owned, e)
 	}
 	slices.SortFunc(j.Owned, func(a, b ownedJSON) int { return compareKeys(a.Key, b.Key) })
-	return json.MarshalIndent(j, "", " ")
+	return json.Marshal(j)
 }
 
 // ledgerStore writes a ledger to the state directory when it differs from what is there.

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/sirupsen/logrus"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/pointsman/pointsman/ipvs"
@@ -111,23 +112,13 @@ func (r *Reconciler) read(ctx context.Context, what *touched) (kernel, error) {
 		k.rules, k.intact, k.generation = rules, state.Intact, state.Generation
 		r.rulesSeen.generation, r.rulesSeen.rules, r.rulesSeen.intact = k.generation, rules, state.Intact
 	}
-	if k.sysctls, err = r.Node.CheckSysctls(node.Sysctls(r.target.ipv6())); err != nil {
+	if k.sysctls, err = r.Node.CheckSysctls(node.Sysctls(r.target.ipv6)); err != nil {
 		return k, err
 	}
 	if k.device, err = r.Node.ReadDevice(); err != nil {
 		return k, err
 	}
 	return k, nil
-}
-
-// ipv6 is whether there is an IPv6 virtual server.
-func (t *Target) ipv6() bool {
-	for key := range t.Servers {
-		if key.Addr.Is6() {
-			return true
-		}
-	}
-	return false
 }
 
 // plan is what leads from what was read to the target.
@@ -245,8 +236,10 @@ func (r *Reconciler) noteConflicts(found []Conflict, what *touched) []Conflict {
 // is joined and does not keep the rest from being done.
 func (r *Reconciler) apply(ctx context.Context, p plan) error {
 	started := time.Now()
-	for _, op := range p.Ops() {
-		r.Log.Debug(op.String())
+	if r.Log.WithFields(nil).Logger.IsLevelEnabled(logrus.DebugLevel) {
+		for _, op := range p.Ops() {
+			r.Log.Debug(op.String())
+		}
 	}
 	var failed []error
 	for name := range p.schedulers() {

@@ -37,6 +37,13 @@ func planIPVS(t Target, have *table, what *touched, l *Ledger, hold map[ipvs.Key
 	slices.SortFunc(wanted, compareKeys)
 	slices.SortFunc(retired, compareKeys)
 
+	missing := 0 // ops, which are large
+	for _, key := range wanted {
+		if have.find(key) == nil {
+			missing += 1 + len(t.Servers[key].Reals)
+		}
+	}
+	ops = slices.Grow(ops, missing)
 	for _, key := range wanted {
 		if hold[key] {
 			continue

@@ -65,7 +65,7 @@ type (
 const (
 	driftInterval = 400 * time.Millisecond
 	driftEvery    = 2000
-	restInterval  = time.Second
+	restInterval  = 2 * time.Second
 )
 
 // wholeShare bounds what reading the whole table may cost while others write to it all the time: one part in so many.
@@ -110,7 +110,8 @@ type Reconciler struct {
 	status statusStore
 
 	snapshot  *endpoints.Snapshot // the one that target was derived from
-	inForce   map[types.NamespacedName]endpoints.Server
+	inForce   map[types.NamespacedName]*endpoints.Server
+	deriving  deriving
 	addresses []netip.Addr
 	target    Target
 	conflicts map[ipvs.Key]Conflict         // as last planned
@@ -281,7 +282,7 @@ func (r *Reconciler) atRest() bool {
 	if err != nil || generation != r.rulesSeen.generation {
 		return false
 	}
-	sysctls, err := r.Node.CheckSysctls(node.Sysctls(r.target.ipv6()))
+	sysctls, err := r.Node.CheckSysctls(node.Sysctls(r.target.ipv6))
 	return err == nil && len(sysctls) == 0
 }
 
@@ -306,6 +307,7 @@ func (r *Reconciler) report(err error) {
 type observation struct {
 	conflicts []Conflict
 	pending   map[types.NamespacedName]bool // VirtualServers with something left to do
+	looked    *touched                      // that the pass looked at
 }
 
 // converge reads the kernel, plans and applies until a plan is empty. The first round reads what is
@@ -328,7 +330,7 @@ func (r *Reconciler) converge(ctx context.Context, what *touched) (observation, 
 		look := r.keysOf(owners, all)
 		r.noteDraining(look)
 		plan := r.plan(have, look)
-		seen = observation{plan.conflicts, r.pending(plan)}
+		seen = observation{plan.conflicts, r.pending(plan), look}
 		r.claim(plan, look)
 		if plan.empty() {
 			r.forgetGone(all)

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -91,7 +92,7 @@ func (b *bench) restart(t *testing.T) {
 
 // declare makes one pass over what is declared now.
 func (b *bench) declare(t *testing.T, servers ...endpoints.Server) *Status {
-	b.source.snap = &endpoints.Snapshot{Servers: servers}
+	b.source.snap = &endpoints.Snapshot{Servers: slices.Clone(servers)} // a Snapshot never changes
 	b.pass(b.ctx, true)
 	status, err := LoadStatus(b.StateDir)
 	require.NoError(t, err)
@@ -262,7 +263,7 @@ func TestAChangeCostsWhatItChanges(t *testing.T) {
 	assert.Equal(t, [5]int{0, 0, 2, 1, 1}, c.done(), "whole tables, lists and real servers read; batches and ops written")
 
 	// Made, changed and removed in one go.
-	servers[3].Spec.Scheduler.Name = "wrr"
+	servers[3].Spec.Scheduler.Name, servers[3].Digest = "wrr", "changed"
 	added := server("v1", map[string]int{"v1": 1})
 	added.Key.Name, added.Ports[0].Ways = "added", []endpoints.Way{{Kind: endpoints.NodePort, Addr: netip.IPv4Unspecified(), Port: 31000}}
 	b.declare(t, append([]endpoints.Server{added}, servers[1:]...)...)
@@ -625,10 +626,15 @@ func TestRandomWalk(t *testing.T) {
 		b := newBench(t, dir)
 		b.NodeChanged = make(chan struct{})
 		names := []string{"a", "b", "c", "d"}
+		last := map[string]endpoints.Server{}
 		declare := func() {
 			var servers []endpoints.Server
 			for i, name := range names {
 				if !rapid.Bool().Draw(rt, "declared") {
+					continue
+				}
+				if s, ok := last[name]; ok && rapid.Bool().Draw(rt, "unchanged") {
+					servers = append(servers, s)
 					continue
 				}
 				ready := rapid.MapOf(rapid.SampledFrom([]string{"v1", "v2", "v3"}), rapid.IntRange(0, 3)).Draw(rt, "ready")
@@ -639,6 +645,7 @@ func TestRandomWalk(t *testing.T) {
 					{Kind: endpoints.ClusterIP, Addr: netip.AddrFrom4([4]byte{10, 96, 0, byte(10 + i)}), Port: 80},
 				}
 				servers = append(servers, s)
+				last[name] = s
 			}
 			b.declare(t, servers...)
 		}
@@ -684,6 +691,7 @@ func TestRandomWalk(t *testing.T) {
 			saved, err := LoadLedger(dir)
 			require.NoError(rt, err)
 			require.Equal(rt, encoded(rt, b.ledger), encoded(rt, saved), "what is on disk is what is known")
+			requireWholeStatus(rt, b)
 			require.ElementsMatch(rt, uncounted(table()), uncounted(b.table.services), "what is known is what is there")
 			here := map[ipvs.Key]bool{}
 			for _, s := range table() {

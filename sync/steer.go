@@ -436,7 +436,3 @@ func (r *Reconciler) keysOf(owners []types.NamespacedName, what *touched) *touch
 	}
 	return &all
 }
-
-func compareNames(a, b types.NamespacedName) int {
-	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
-}

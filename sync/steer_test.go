@@ -365,7 +365,7 @@ func TestSwitchWithoutNftables(t *testing.T) {
 	require.True(t, status.Server(owner).Verified)
 	require.Equal(t, "Address", status.Server(owner).Steering)
 	require.Contains(t, status.Server(owner).SteeringReason, "one batch of writes")
-	s.Spec.Forwarding = v1alpha1.Masquerade
+	s.Spec.Forwarding, s.Digest = v1alpha1.Masquerade, "another"
 	status = b.declare(t, s)
 	require.Contains(t, status.Error, "masquerade", "which cannot work")
 }
