@@ -216,6 +216,18 @@ func withoutScheduler(ops []ipvs.Op, name string) []ipvs.Op {
 	return out
 }
 
+// withoutBehind leaves out what is to be rewritten behind rules that could not be made.
+func (r *Reconciler) withoutBehind(ops []ipvs.Op) []ipvs.Op {
+	var out []ipvs.Op
+	for _, op := range ops {
+		if o := r.ledger.Owned[op.Service.Key]; op.Service.Mark == 0 && o != nil && r.steering.of[o.Owner] != nil && r.steering.of[o.Owner].behind {
+			continue
+		}
+		out = append(out, op)
+	}
+	return out
+}
+
 // noteConflicts gives all conflicts there are, those that were not looked at included.
 func (r *Reconciler) noteConflicts(found []Conflict, what *touched) []Conflict {
 	if what == nil || r.conflicts == nil {
@@ -261,6 +273,7 @@ func (r *Reconciler) apply(ctx context.Context, p plan) error {
 	if len(p.nft) > 0 {
 		if err := r.NFT.Commit(p.nft); err != nil {
 			failed = append(failed, fmt.Errorf("writing the nftables table: %w", err))
+			p.ipvs = r.withoutBehind(p.ipvs)
 		}
 	}
 	if len(p.ipvs) > 0 {

@@ -33,8 +33,9 @@ var DefaultMarks = Marks{First: 0x506d0000, Count: 1 << 16}
 type crossing struct {
 	lanes map[ipvs.Key]*VirtualServer // mark-keyed
 	rules []nft.Steer
-	// hold: its address-keyed virtual servers stay as they are in this round.
-	hold bool
+	// hold: its address-keyed virtual servers stay as they are in this round. behind: they are rewritten, provided
+	// that the rules could be made.
+	hold, behind bool
 	// away: they are not wanted, since rules steer all packets past them.
 	away bool
 	// staged is the colour whose lanes were read back beside those that serve; "" when none is.
@@ -105,7 +106,7 @@ func (r *Reconciler) steer(have kernel, owners []types.NamespacedName) {
 		}
 		c := r.cross(owner, have, rules, given)
 		r.steering.of[owner] = c
-		if c.hold || !slices.Equal(c.rules, rules.of(r.target.ByOwner[owner])) {
+		if c.hold || c.behind || !slices.Equal(c.rules, rules.of(r.target.ByOwner[owner])) {
 			r.steering.onTheWay[owner] = true
 		}
 	}
@@ -177,8 +178,11 @@ func (r *Reconciler) cross(owner types.NamespacedName, have kernel, rules steere
 			c.rules = want
 		}
 		there := ok && slices.Equal(plain, want)
-		c.hold = !there && (need || c.marked) && !noMark
+		c.hold = (need && !ok || c.marked && !there) && !noMark
 		c.away = there && c.marked
+		// Rewritten at once behind the rules: until the previous colour is at weight 0, what hits an entry of a connection
+		// that is not quite over (a SYN that comes again, a port used again early) still goes there.
+		c.behind = need && ok && !there
 	}
 	if now.previews != "" {
 		var sourced []nft.Steer

@@ -166,6 +166,22 @@ func TestCutOverIsOneInstant(t *testing.T) {
 	}
 }
 
+// Rules that cannot be made: nothing is rewritten, and the next pass does it.
+func TestRulesThatFailHoldTheRewriting(t *testing.T) {
+	both := map[string]int{"v1": 2, "v2": 2}
+	b := newBench(t, t.TempDir())
+	b.declare(t, server("v1", both))
+	w := b.watched(t, noKill)
+	b.Reconciler.NFT = &deadly{b.rules, func() error { w.look(); return errKilled }}
+	require.NotEmpty(t, b.declare(t, server("v2", both)).Error)
+	b.Reconciler.NFT = &deadly{b.rules, func() error { w.look(); return nil }}
+	require.Empty(t, b.declare(t, server("v2", both)).Error)
+	w.look()
+	for _, e := range w.watch {
+		require.Equal(t, []string{"v1", "v2"}, w.seen[e])
+	}
+}
+
 // Scaling, and pods that come and go, are not steered.
 func TestScalingIsNotSteered(t *testing.T) {
 	b := newBench(t, t.TempDir())

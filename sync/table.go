@@ -162,6 +162,9 @@ func touchedBetween(a, b Target) *touched {
 	t := touched{keys: make(map[ipvs.Key]bool)}
 	for key, v := range b.Servers {
 		before := a.Servers[key]
+		if before == v {
+			continue
+		}
 		if before == nil || before.Service != v.Service || before.Owner != v.Owner || before.Drain != v.Drain || !slices.Equal(before.Reals, v.Reals) {
 			t.keys[key] = true
 			t.options = t.options || before == nil || before.Service != v.Service

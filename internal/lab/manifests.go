@@ -20,6 +20,8 @@ type Manifests struct {
 	Port      uint16     // of the backends; default 80
 	Switch    string     // YAML of spec.switch in flow style, optional
 	Affinity  bool       // session affinity by client address
+	Steering  string     // spec.steering, optional
+	Preview   string     // YAML of spec.preview in flow style, optional
 }
 
 func (m Manifests) withDefaults() Manifests {
@@ -81,6 +83,12 @@ spec:
   colourLabel: version
   active: %[3]s # pointsman switch %[1]s COLOUR changes this line
 `, m.Name, m.Namespace, active)
+	if m.Steering != "" {
+		fmt.Fprintf(&b, "  steering: %s\n", m.Steering)
+	}
+	if m.Preview != "" {
+		fmt.Fprintf(&b, "  preview: %s\n", m.Preview)
+	}
 	if m.Switch != "" {
 		fmt.Fprintf(&b, "  switch: %s\n", m.Switch)
 	}
