@@ -145,13 +145,24 @@ func Ready(backends []*Backend) []Endpoint {
 
 // WriteSlice writes the EndpointSlice of one colour.
 func (m Manifests) WriteSlice(colour string, endpoints ...Endpoint) error {
+	return m.writeSlice(colour, m.withDefaults().Port, m.SliceFile(colour), endpoints)
+}
+
+// WriteSliceOn writes one more EndpointSlice of a colour, whose endpoints are on another port.
+func (m Manifests) WriteSliceOn(colour string, port uint16, endpoints ...Endpoint) error {
+	return m.writeSlice(fmt.Sprintf("%s-%d", colour, port), port, m.SliceFile(fmt.Sprintf("%s-%d", colour, port)), endpoints)
+}
+
+// writeSlice writes a slice; its colour is the first part of its name.
+func (m Manifests) writeSlice(name string, port uint16, file string, endpoints []Endpoint) error {
 	m = m.withDefaults()
+	colour, _, _ := strings.Cut(name, "-")
 	var b strings.Builder
 	fmt.Fprintf(&b, `# The pods of %[3]s, as Kubernetes would list them.
 apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
 metadata:
-  name: %[1]s-%[3]s
+  name: %[1]s-%[6]s
   namespace: %[2]s
   labels:
     kubernetes.io/service-name: %[1]s
@@ -160,7 +171,7 @@ addressType: IPv4
 ports:
 - protocol: %[4]s
   port: %[5]d
-`, m.Name, m.Namespace, colour, m.Protocol, m.Port)
+`, m.Name, m.Namespace, colour, m.Protocol, port, name)
 	if len(endpoints) == 0 {
 		b.WriteString("endpoints: []\n")
 	} else {
@@ -169,7 +180,7 @@ ports:
 	for _, e := range endpoints {
 		fmt.Fprintf(&b, "- {addresses: [%v], conditions: {ready: %v}}\n", e.Addr, e.Ready)
 	}
-	return replaceFile(m.SliceFile(colour), b.String())
+	return replaceFile(file, b.String())
 }
 
 // replaceFile puts the text in the file's place at once, so that a watcher never sees half of it.

@@ -85,6 +85,11 @@ func NewBackend(colour string, in *Namespace, at netip.AddrPort, udp bool) *Back
 	return &Backend{Colour: colour, Addr: at, pods: in, udp: udp}
 }
 
+// OnPort is a backend at the same address that listens on another port, with the same colour.
+func (b *Backend) OnPort(port uint16) *Backend {
+	return NewBackend(b.Colour, b.pods, netip.AddrPortFrom(b.Addr.Addr(), port), b.udp)
+}
+
 // ClientSysctls let a namespace open thousands of connections a minute from one address.
 func (n *Namespace) ClientSysctls() error { return n.clientSysctls() }
 
