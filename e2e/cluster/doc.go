@@ -12,7 +12,7 @@
 //	                  │ 192.0.2.10, .11, .12; routes to each other's pods
 //	                  └ a namespace a Pod, 10.244.1.0/24, 10.244.2.0/24, 10.244.3.0/24
 //
-// Pods are real listeners (package lab) that answer with their label version, or with the annotation
+// Nodes, pods and clients have an IPv6 address beside each IPv4 one, see sister. Pods are real listeners (package lab) that answer with their label version, or with the annotation
 // [SaysAnnotation]; [ReadyAnnotation] "false" makes one not ready. A deleted Pod serves until its
 // grace is over or [Cluster.EndPod]. A Pod on the host's network listens on nothing by itself: the
 // test starts what is to run there, with [Cluster.Run], as with any daemon of a node.

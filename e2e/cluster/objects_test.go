@@ -134,6 +134,10 @@ func TestClusterObjects(t *testing.T) {
 		require.Zero(s.t, r.Status, "%v", r)
 	})
 
+	s.part("target ports by name, TCP and UDP, a well-known colour label", (*scene).namedPorts)
+	s.part("both IP families", (*scene).dualStack)
+	s.part("externalTrafficPolicy Local", (*scene).localPolicy)
+
 	s.part("slices by hand", func(s *scene) {
 		s.Apply(byHand)
 		s.Apply(sliceByHand("v1", ips("example.com/track=blue"), 8080))
@@ -165,7 +169,7 @@ func TestClusterObjects(t *testing.T) {
 		s.Apply(virtualServer)
 		message := s.condition("myapp", v1alpha1.ConditionAccepted, metav1.ConditionFalse, endpoints.ReasonServiceNotLabelled)
 		s.condition("myapp", v1alpha1.ConditionHealthy, metav1.ConditionFalse, "NotAccepted")
-		command := regexp.MustCompile(`kubectl (label service .*)$`).FindStringSubmatch(message)
+		command := regexp.MustCompile(`kubectl (label service [^;]+)`).FindStringSubmatch(message)
 		require.NotNil(s.t, command, message)
 		s.kubectl(strings.Fields(command[1])...)
 		s.condition("myapp", v1alpha1.ConditionAccepted, metav1.ConditionTrue, "Accepted")

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -38,7 +39,7 @@ func (c *Cluster) install() (account string) {
 	require.NoError(c.t, err)
 	_, err = c.Kubectl("", "apply", "-k", root+"/deploy")
 	require.NoError(c.t, err)
-	_, err = c.Kubectl("", "wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+	_, err = c.Kubectl("", "wait", "--for=condition=Established", "crd", "--all", "--timeout="+Patience.String())
 	require.NoError(c.t, err)
 	return c.AccountKubeconfig("pointsman-system", "pointsman")
 }
@@ -46,7 +47,11 @@ func (c *Cluster) install() (account string) {
 // admin runs a command of the program with an administrator's kubeconfig.
 func (c *Cluster) admin(args ...string) lab.Result {
 	c.t.Helper()
-	return c.Call(c.Node(Master), append(args, "--kubeconfig", handed("admin.kubeconfig"))...)
+	args = append(args, "--kubeconfig", handed("admin.kubeconfig"))
+	if slices.Contains(args, "--wait") {
+		args = append(args, "--timeout", Patience.String())
+	}
+	return c.Call(c.Node(Master), args...)
 }
 
 // The scenario: v1 serves, v2 runs beside it and gets nobody, a switch, and back.
@@ -83,8 +88,8 @@ func TestClusterScenario(t *testing.T) {
 		for _, n := range c.Nodes {
 			require.NoError(t, c.serves(n, n.nodePort(), turn.selector))
 		}
-		time.Sleep(2 * time.Second)
 		for _, run := range runs {
+			require.NoError(t, run.Await(20, Patience))
 			report := run.Report()
 			require.Empty(t, report.Failed().Lines())
 			require.Equal(t, []string{turn.to}, keys(report.Since(done).ByColour()), "since %v", done.Sub(asked))

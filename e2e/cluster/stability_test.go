@@ -97,7 +97,7 @@ func TestClusterRestart(t *testing.T) {
 // drained waits until no real server drains on any node.
 func (c *Cluster) drained() {
 	c.t.Helper()
-	c.Eventually(4*time.Minute, "nothing drains", func() error {
+	c.Eventually(2*Patience, "nothing drains", func() error {
 		for _, n := range c.Nodes {
 			table, err := n.Table()
 			if err != nil {
@@ -159,8 +159,7 @@ func TestClusterStability(t *testing.T) {
 		s.t.Logf("repaired after %v, by %d writes", took.Round(time.Millisecond), repaired)
 		require.NotZero(s.t, repaired)
 		require.LessOrEqual(s.t, repaired, 2)
-		require.Less(s.t, took, 2*time.Second)
-		runs[master] = s.load(master, 20)
+		runs[master] = s.load(master, 20, stall)
 		delete(held, master)
 	})
 
@@ -204,7 +203,7 @@ func TestClusterStability(t *testing.T) {
 		addrs, err := rebooted.Run("ip", "-4", "addr", "show", "dev", "pointsman0")
 		require.NoError(s.t, err)
 		require.Contains(s.t, addrs, "inet 10.96.")
-		runs[rebooted] = s.load(rebooted, 20)
+		runs[rebooted] = s.load(rebooted, 20, stall)
 		s.healthy(runs, "v1")
 	})
 

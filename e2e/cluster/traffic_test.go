@@ -136,11 +136,11 @@ func (c *Cluster) drive(n *Node, local []netip.Addr, rate, held int) *traffic {
 		"ClusterIP": {From: pod, Target: c.clusterIP("myapp")},
 	} {
 		if held > 0 {
-			sessions, err := c.Lab.Hold(lab.Held{From: load.From, Target: load.Target, Local: load.Local, Count: held, Timeout: 10 * time.Second})
+			sessions, err := c.Lab.Hold(lab.Held{From: load.From, Target: load.Target, Local: load.Local, Count: held, Timeout: stall})
 			require.NoError(c.t, err)
 			f.held[way] = sessions
 		}
-		load.Rate, load.Clients, load.Timeout = rate, 4, 10*time.Second
+		load.Rate, load.Clients, load.Timeout = rate, 4, stall
 		f.runs[way] = c.Lab.Start(load)
 	}
 	return f
@@ -183,6 +183,17 @@ func (f *traffic) lost(since time.Time) map[string]lost {
 		out[way] = l
 	}
 	return out
+}
+
+// await waits until n more connections of each way in are over.
+func (f *traffic) await(n int) error {
+	var errs []error
+	for way, run := range f.runs {
+		if err := run.Await(n, Patience); err != nil {
+			errs = append(errs, fmt.Errorf("on %s by %s: %w", f.node.Name(), way, err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // stop ends it all.
