@@ -52,8 +52,7 @@ func TestClusterBesideKubeProxy(t *testing.T) {
 	began := time.Now()
 	for _, turn := range []struct{ to, selector string }{{"v2", "version=v2"}, {"v1", "version=v1"}} {
 		awaitAll(t, all, 10)
-		r := c.admin("switch", "myapp", turn.to, "--wait")
-		require.Zero(t, r.Status, "%v", r)
+		c.switchTo("myapp", turn.to)
 		done := time.Now()
 		for _, n := range c.Nodes {
 			require.NoError(t, c.serves(n, n.nodePort(), turn.selector))

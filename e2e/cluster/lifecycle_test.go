@@ -167,11 +167,10 @@ func (s *scene) podMoves() {
 			require.NotEqual(s.t, pod.Status.PodIP, addr.String(), "on %s", n.Name())
 		}
 	}
-	r := s.admin("switch", "myapp", "v2", "--wait")
-	require.Zero(s.t, r.Status, "%v", r)
+	s.switchTo("myapp", "v2")
 	require.Len(s.t, s.Pods("default", "version=v2"), 3)
 	s.servesEverywhere("version=v2")
-	r = s.admin("rollback", "myapp", "--wait")
+	r := s.admin("rollback", "myapp", "--wait")
 	require.Zero(s.t, r.Status, "%v", r)
 	s.servesEverywhere("version=v1")
 }

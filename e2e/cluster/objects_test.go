@@ -126,11 +126,10 @@ func TestClusterObjects(t *testing.T) {
 		s.answers(at(30091), "blue")
 		require.ElementsMatch(s.t, ips("example.com/track=blue"), backends(30090))
 		require.ElementsMatch(s.t, ips("example.com/track=blue"), backends(30091))
-		r := s.admin("switch", "shop", "green", "--wait")
-		require.Zero(s.t, r.Status, "%v", r)
+		s.switchTo("shop", "green")
 		require.ElementsMatch(s.t, ips("example.com/track=green"), backends(30090))
 		require.ElementsMatch(s.t, ips("example.com/track=green"), backends(30091))
-		r = s.admin("rollback", "shop", "--wait")
+		r := s.admin("rollback", "shop", "--wait")
 		require.Zero(s.t, r.Status, "%v", r)
 	})
 
@@ -140,12 +139,14 @@ func TestClusterObjects(t *testing.T) {
 
 	s.part("slices by hand", func(s *scene) {
 		s.Apply(byHand)
-		s.Apply(sliceByHand("v1", ips("example.com/track=blue"), 8080))
+		const seen = "service.kubernetes.io/service-proxy-name: pointsman"
+		s.Apply(strings.Replace(sliceByHand("v1", ips("example.com/track=blue"), 8080), seen, "", 1))
+		s.condition("legacy", v1alpha1.ConditionHealthy, metav1.ConditionFalse, "NoReadyEndpoint", "made by hand", endpoints.ServiceProxyLabel+"="+endpoints.ServiceProxyName)
+		s.kubectl("label", "endpointslice", "legacy-v1", endpoints.ServiceProxyLabel+"="+endpoints.ServiceProxyName)
 		s.Apply(sliceByHand("v2", ips("example.com/track=green"), 8080))
 		s.answers(at(30092), "blue")
 		require.ElementsMatch(s.t, ips("example.com/track=blue"), backends(30092))
-		r := s.admin("switch", "legacy", "v2", "--wait")
-		require.Zero(s.t, r.Status, "%v", r)
+		s.switchTo("legacy", "v2")
 		require.ElementsMatch(s.t, ips("example.com/track=green"), backends(30092))
 		s.kubectl("delete", "endpointslice", "legacy-v2")
 		s.Eventually(Patience, "nobody is left", func() error {

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/pointsman/pointsman/api/v1alpha1"
 	"github.com/pointsman/pointsman/internal/lab"
 )
 
@@ -54,6 +56,22 @@ func (c *Cluster) admin(args ...string) lab.Result {
 	return c.Call(c.Node(Master), args...)
 }
 
+// switchTo switches as soon as the status says that the colour can be switched to, which is some time after its
+// endpoints are ready, and waits until that is done.
+func (c *Cluster) switchTo(name, colour string) lab.Result {
+	c.t.Helper()
+	c.Eventually(Patience, fmt.Sprintf("VirtualServer %s has ready endpoints of %s", name, colour), func() error {
+		vs, err := c.virtualServer(name)
+		if err == nil && !slices.ContainsFunc(vs.Status.Colours, func(s v1alpha1.ColourStatus) bool { return s.Name == colour && s.Ready > 0 }) {
+			err = fmt.Errorf("the colours are %+v", vs.Status.Colours)
+		}
+		return err
+	})
+	r := c.admin("switch", name, colour, "--wait")
+	require.Zero(c.t, r.Status, "%v", r)
+	return r
+}
+
 // The scenario: v1 serves, v2 runs beside it and gets nobody, a switch, and back.
 func TestClusterScenario(t *testing.T) {
 	c := New(t)
@@ -81,8 +99,7 @@ func TestClusterScenario(t *testing.T) {
 	}
 	for _, turn := range []struct{ to, selector string }{{"v2", "version=v2"}, {"v1", "version=v1"}} {
 		asked := time.Now()
-		r := c.admin("switch", "myapp", turn.to, "--wait")
-		require.Zero(t, r.Status, "%v", r)
+		r := c.switchTo("myapp", turn.to)
 		done := time.Now()
 		t.Log(strings.TrimSpace(r.Stdout))
 		for _, n := range c.Nodes {

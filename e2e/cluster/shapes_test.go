@@ -27,7 +27,7 @@ spec:
   type: NodePort
   selector: {app.kubernetes.io/name: resolver}
   ports:
-  - {name: web, port: 80, targetPort: http, nodePort: 30053}
+  - {name: web, port: 53, targetPort: http, nodePort: 30053}
   - {name: query, protocol: UDP, port: 53, targetPort: query, nodePort: 30053}
 ---
 apiVersion: pointsman.io/v1alpha1
@@ -62,8 +62,8 @@ spec:
 func (s *scene) namedPorts() {
 	s.Apply(resolver("old", "1.9", 8080, 5353))
 	s.Apply(resolver("new", "1.10", 9090, 5454))
-	s.Endpoints("default", "resolver", 4)
 	s.Apply(resolverService)
+	s.Endpoints("default", "resolver", 4)
 	at := func(n *Node) netip.AddrPort { return netip.AddrPortFrom(n.Addr, 30053) }
 	for _, n := range s.Nodes {
 		s.answers(at(n), "1.9")
@@ -77,8 +77,7 @@ func (s *scene) namedPorts() {
 		require.NoError(s.t, err)
 	}
 	s.healthy(runs, "1.9")
-	r := s.admin("switch", "resolver", "1.10", "--wait")
-	require.Zero(s.t, r.Status, "%v", r)
+	r := s.switchTo("resolver", "1.10")
 	done := time.Now()
 	for _, n := range s.Nodes {
 		require.NoError(s.t, runs[n].Await(30, Patience)) // with those that were on their way
@@ -141,15 +140,15 @@ func (s *scene) localPolicy() {
 	for version, n := range nodes {
 		s.Apply(placed(n.Name(), version))
 	}
-	s.Endpoints("default", "local", 2)
 	s.Apply(localService)
-	client := s.ClientAddrs[3]
+	s.Endpoints("default", "local", 2)
+	client := s.ClientAddrs[0] // what a connection comes from that is given no other
 	serves := func(active string) {
 		s.t.Helper()
 		s.Eventually(Patience, "only the node with "+active+" answers", func() error {
 			var errs []error
 			for _, n := range s.Nodes {
-				one := lab.Load{From: s.Client, Target: netip.AddrPortFrom(n.Addr, 30095), Local: []netip.Addr{client}, Timeout: time.Second, Ending: lab.Aborts}.Once()
+				one := lab.Load{From: s.Client, Target: netip.AddrPortFrom(n.Addr, 30095), Timeout: time.Second, Ending: lab.Aborts}.Once()
 				switch {
 				case n != nodes[active] && one.Class == lab.OK, n == nodes[active] && one.Class != lab.OK:
 					errs = append(errs, fmt.Errorf("%s: %v", n.Name(), one))
@@ -166,10 +165,9 @@ func (s *scene) localPolicy() {
 	}
 	serves("v1")
 	s.condition("local", v1alpha1.ConditionSwitched, metav1.ConditionTrue, "Verified")
-	r := s.admin("switch", "local", "v2", "--wait")
-	require.Zero(s.t, r.Status, "%v", r)
+	s.switchTo("local", "v2")
 	serves("v2")
-	r = s.admin("rollback", "local", "--wait")
+	r := s.admin("rollback", "local", "--wait")
 	require.Zero(s.t, r.Status, "%v", r)
 	serves("v1")
 }
@@ -232,7 +230,6 @@ func (s *scene) dualStack() {
 		})
 	}
 	serves("1.9")
-	r := s.admin("switch", "dual", "1.10", "--wait")
-	require.Zero(s.t, r.Status, "%v", r)
+	s.switchTo("dual", "1.10")
 	serves("1.10")
 }
