@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/pointsman/pointsman/internal/lab"
@@ -117,9 +118,11 @@ func TestClusterBesideKubeProxy(t *testing.T) {
 // awaitAll waits until n more connections of each are over.
 func awaitAll(t *testing.T, all []*traffic, n int) {
 	t.Helper()
+	var each errgroup.Group
 	for _, f := range all {
-		require.NoError(t, f.await(n))
+		each.Go(func() error { return f.await(n) })
 	}
+	require.NoError(t, each.Wait())
 }
 
 // beside checks every way in to both Services on the node, and what preflight says.

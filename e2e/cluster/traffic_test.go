@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -187,13 +188,16 @@ func (f *traffic) lost(since time.Time) map[string]lost {
 
 // await waits until n more connections of each way in are over.
 func (f *traffic) await(n int) error {
-	var errs []error
+	var all errgroup.Group
 	for way, run := range f.runs {
-		if err := run.Await(n, Patience); err != nil {
-			errs = append(errs, fmt.Errorf("on %s by %s: %w", f.node.Name(), way, err))
-		}
+		all.Go(func() error {
+			if err := run.Await(n, Patience); err != nil {
+				return fmt.Errorf("on %s by %s: %w", f.node.Name(), way, err)
+			}
+			return nil
+		})
 	}
-	return errors.Join(errs...)
+	return all.Wait()
 }
 
 // stop ends it all.
