@@ -26,5 +26,8 @@
 //
 // To look inside while it runs: the host's half prints a kubectl command line that works on the host.
 // A failed test prints the end of what its daemons and the control plane said. The kernel is chosen
-// with POINTSMAN_TEST_KERNEL.
+// with POINTSMAN_TEST_KERNEL; scripts/test cluster runs all of it on two, side by side.
+//
+// A test here waits, with [Patience], for what must come, and asserts no time that something took: it
+// has to pass on a machine that is several times slower and does other things meanwhile.
 package cluster
