@@ -65,6 +65,9 @@ func TestClusterHandover(t *testing.T) {
 	asked = time.Now()
 	_, err = c.Kubectl("", "label", "service", "myapp", endpoints.ServiceProxyLabel+"-")
 	require.NoError(t, err)
+	for _, n := range c.Nodes {
+		c.kubeProxyHas(n, "30080", c.clusterIP("myapp").Addr().String())
+	}
 	c.lostLittle("removing the label", all, asked)
 	all = c.driveAll()
 	asked = time.Now()
@@ -130,6 +133,24 @@ func (c *Cluster) lostLittle(step string, all []*traffic, since time.Time) {
 		}
 		f.stop()
 	}
+}
+
+// kubeProxyHas waits until kube-proxy's own rules on the node, which it writes last, have all of the texts: it serves
+// then. Connections don't tell, since pointsman goes on to serve until the VirtualServer is deleted.
+func (c *Cluster) kubeProxyHas(n *Node, texts ...string) {
+	c.t.Helper()
+	show := map[string]string{"ipvs": "ipset list", "iptables": "iptables-save -t nat", "nftables": "nft list table ip kube-proxy"}[modes[n.Name()]]
+	words := strings.Fields(show)
+	c.Eventually(Patience, "kube-proxy has the Service on "+n.Name(), func() error {
+		time.Sleep(500 * time.Millisecond) // asking costs it time
+		out, err := n.Run(words[0], words[1:]...)
+		for _, text := range texts {
+			if err == nil && !strings.Contains(out, text) {
+				err = fmt.Errorf("%s shows no %s", show, text)
+			}
+		}
+		return err
+	})
 }
 
 // owns says what virtual servers of the node are not in the ledger of its daemon, which serve them.
