@@ -63,7 +63,7 @@ func TestClusterLifecycle(t *testing.T) {
 // rolling gives the active colour's Deployment a new template: the controller replaces its pods one after the other.
 func (s *scene) rolling() {
 	runs, held := s.loads(20), s.holds(8)
-	flows, err := s.Lab.Flow(lab.Flows{From: s.Client, Target: s.Nodes[0].nodePort(), Local: s.ClientAddrs, Count: 8})
+	flows, err := s.Lab.Flow(lab.Flows{From: s.Client, Target: s.Nodes[0].nodePort(), Local: s.ClientAddrs, Count: 8, Patience: 3 * time.Second})
 	require.NoError(s.t, err)
 	began := time.Now()
 	s.Apply(living("v1", 6, "v1-new"))
@@ -101,7 +101,17 @@ func (s *scene) rolling() {
 	datagrams := flows.Stop()
 	s.t.Logf("UDP: %v of %d", datagrams, len(datagrams))
 	require.Zero(s.t, datagrams.ByColour()["v2"])
-	require.LessOrEqual(s.t, datagrams.Lost(), 8*6, "more than one a flow and pod")
+	// Each move of a flow costs what it sends until the kernel has dropped its entry: one datagram, or some more
+	// where timers are late. Then it goes on.
+	require.Less(s.t, datagrams.Lost(), len(datagrams)/5)
+	last := map[int]lab.Datagram{}
+	for _, d := range datagrams {
+		last[d.Flow] = d
+	}
+	require.Len(s.t, last, 8)
+	for _, d := range last {
+		require.Equal(s.t, "v1-new", d.Colour, "%+v", d)
+	}
 }
 
 // toZeroAndBack scales the active colour to nothing: its clients are refused, and nobody is sent to the other colour.
