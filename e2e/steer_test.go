@@ -35,6 +35,7 @@ func (w *world) manyBackends(colour string) {
 
 // Five hundred real servers a colour: a switch is one instant all the same. No connection goes wrong, and none to the
 // old colour starts after one to the new has completed, whichever of the real servers it meets.
+// The load stays below the 4,096 connections at which the table of Linux 7.x grows, which resets reused ports.
 func TestKernelSwitchManyRealServers(t *testing.T) {
 	colours := []lab.Colour{{Name: "v1", Backends: 50}, {Name: "v2", Backends: 50}}
 	w := newWorld(t, lab.Config{Colours: colours, Clients: 3}, lab.Manifests{})
@@ -63,8 +64,8 @@ func TestKernelSwitchManyRealServers(t *testing.T) {
 	require.NoError(t, err)
 	w.eventually(patience, "all of v1 serve", func() error { return serves("v1") })
 	held := w.open(5)
-	run := w.Start(lab.Load{From: w.Client, Target: w.vip, Local: w.ClientAddrs[:2], Rate: 60, Clients: 6})
-	again := w.Start(lab.Load{From: w.Client, Target: w.vip, Local: w.ClientAddrs[2:], Ports: ports(5000, 8), Rate: 30, Clients: 4, Ending: lab.Aborts})
+	run := w.Start(lab.Load{From: w.Client, Target: w.vip, Local: w.ClientAddrs[:2], Rate: 15, Clients: 3})
+	again := w.Start(lab.Load{From: w.Client, Target: w.vip, Local: w.ClientAddrs[2:], Ports: ports(5000, 8), Rate: 15, Clients: 3, Ending: lab.Aborts})
 	require.NoError(t, run.Await(10, patience))
 	began := time.Now()
 	var done []turn

@@ -16,15 +16,15 @@ import (
 // State is where the rollout of one virtual server stands. The zero value is before its first
 // decision. It is kept on disk, so that a restarted daemon goes on from it.
 type State struct {
-	Active   string         `json:"active"`             // the colour that gets new connections
-	Previous string         `json:"previous,omitempty"` // where a rollback goes; "" when there is no such colour
+	Active   string `json:"active"`             // the colour that gets new connections
+	Previous string `json:"previous,omitempty"` // where a rollback goes; "" when there is no such colour
 	// Candidate is the colour that is being staged or gets a share; "" when none is.
 	Candidate string `json:"candidate,omitempty"`
 	// Weight is the candidate's share of new connections in percent; 0: it is staged and gets none.
-	Weight int32 `json:"weight,omitempty"`
-	Phase    v1alpha1.Phase `json:"phase"`
-	Reason   string         `json:"reason,omitempty"`  // CamelCase, when Blocked
-	Message  string         `json:"message,omitempty"` // for a person, with the mend
+	Weight  int32          `json:"weight,omitempty"`
+	Phase   v1alpha1.Phase `json:"phase"`
+	Reason  string         `json:"reason,omitempty"`  // CamelCase, when Blocked
+	Message string         `json:"message,omitempty"` // for a person, with the mend
 }
 
 // Next is the state after s, when the colour declared is asked for and ready counts, by colour, the

@@ -39,8 +39,9 @@ func (c *Cluster) accepted() (metav1.Condition, error) {
 }
 
 // Beside kube-proxy in ipvs mode without the exclusion, which deletes pointsman's virtual servers at each
-// of its syncs: they are made again at once, and the daemon, the VirtualServer's status and preflight say what is
-// wrong and what to set. That set, they stay.
+// of its syncs. Keyed by address they are made again at once, and the daemon, the VirtualServer's status and preflight say
+// what is wrong and what to set. That set, they stay. Left to itself the daemon keys them by mark instead, and
+// nothing has to be set.
 func TestClusterUndone(t *testing.T) {
 	c := New(t)
 	account := c.install()
@@ -52,7 +53,7 @@ func TestClusterUndone(t *testing.T) {
 	c.Endpoints("default", "myapp", 4)
 	c.Endpoints("default", "other", 2)
 	c.Apply(virtualServer)
-	daemon := c.Pointsman(n, account)
+	daemon := c.Pointsman(n, account, "--steering", "Address")
 	proxy := c.KubeProxy(n, "ipvs")
 	c.Eventually(Patience, "the virtual server is there", func() error { return c.serves(n, n.nodePort(), "version=v1") })
 	const complaint = "another program deletes"
@@ -93,20 +94,43 @@ func TestClusterUndone(t *testing.T) {
 	// shown in package sync, where time can be moved.
 	excluded := between(wrong.Message, "add ", " to its")
 	proxy.Kill()
-	c.KubeProxy(n, "ipvs", "--ipvs-exclude-cidrs="+excluded)
-	f = c.drive(n, c.ClientAddrs, 30, 5)
-	began = time.Now()
-	for i := range 4 {
-		port := netip.AddrPortFrom(n.Addr, uint16(30200+i))
-		c.Apply(strings.ReplaceAll(other, "nodePort: 30090", fmt.Sprintf("nodePort: %d", port.Port())))
-		c.served(n, "kube-proxy has made the change", port)
+	proxy = c.KubeProxy(n, "ipvs", "--ipvs-exclude-cidrs="+excluded)
+	ports := 30200
+	lossless := func(how string) {
+		f := c.drive(n, c.ClientAddrs, 30, 5)
+		began := time.Now()
+		for range 4 {
+			ports++
+			port := netip.AddrPortFrom(n.Addr, uint16(ports))
+			c.Apply(strings.ReplaceAll(other, "nodePort: 30090", fmt.Sprintf("nodePort: %d", port.Port())))
+			c.served(n, "kube-proxy has made the change", port)
+		}
+		require.NoError(t, f.await(30))
+		for way, l := range f.lost(began) {
+			require.True(t, l.none(), "by %s %s: %v\n%s", way, how, l, f.runs[way].Report().Failed().Lines())
+		}
+		f.stop()
 	}
-	require.NoError(t, f.await(30))
-	for way, l := range f.lost(began) {
-		require.True(t, l.none(), "by %s with the exclusion: %v\n%s", way, l, f.runs[way].Report().Failed().Lines())
-	}
-	f.stop()
+	lossless("with the exclusion")
 	require.Equal(t, 1, strings.Count(daemon.Output(), complaint))
+
+	proxy.Kill()
+	require.NoError(t, daemon.Terminate(Patience))
+	daemon = c.Pointsman(n, account)
+	c.KubeProxy(n, "ipvs")
+	c.Eventually(Patience, "it is keyed by mark", func() error {
+		c.Apply(strings.ReplaceAll(other, "nodePort: 30090", fmt.Sprintf("nodePort: %d", 30090+syncs%2)))
+		syncs++
+		time.Sleep(time.Second)
+		r := c.Call(n, "status", "-o", "json", "--state-dir", c.stateDir(n))
+		if !strings.Contains(strings.ReplaceAll(r.Stdout, " ", ""), `"steering":"Mark"`) {
+			return fmt.Errorf("%v", r)
+		}
+		return nil
+	})
+	c.answers(n.nodePort(), "v1")
+	lossless("by mark, with nothing reconfigured")
+	require.Zero(t, strings.Count(daemon.Output(), complaint))
 }
 
 // share is the part of the new connections that failed.
