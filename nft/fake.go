@@ -128,7 +128,9 @@ func (t *fakeTable) do(table **fakeTable, o Op) error {
 			t.sets[o.Set] = make(map[Endpoint]bool)
 		}
 	case o.Verb == AddChain:
-		t.chains[o.Chain] = t.chains[o.Chain]
+		if _, there := t.chains[o.Chain]; !there {
+			t.chains[o.Chain] = nil
+		}
 	case o.Chain != "":
 		rules, there := t.chains[o.Chain]
 		switch {
