@@ -128,6 +128,13 @@ func TestKernelSteeringByMark(t *testing.T) {
 		}
 		return nil
 	})
+	r := w.call("status")
+	require.Contains(t, r.Stdout, "steering: Mark, since kube-proxy", "%v", r)
+	require.Contains(t, r.Stdout, "from TCP "+w.vip.String(), "%v", r)
+	r = w.call("list", "-n", "--colour")
+	require.Contains(t, r.Stdout, "(default/myapp, ", "%v", r)
+	require.Contains(t, r.Stdout, "TCP "+w.vip.String(), "%v", r)
+	t.Log(r.Stdout)
 	held := w.open(5)
 	run := w.Start(lab.Load{From: w.Client, Target: w.vip, Local: w.ClientAddrs, Rate: 60, Clients: 6})
 	node := w.Start(lab.Load{From: w.Node(), Target: w.vip, Rate: 10, Clients: 2})

@@ -80,6 +80,8 @@ type VirtualStatus struct {
 	Key       string `json:"key"`
 	Scheduler string `json:"scheduler"`
 	Serving   int    `json:"serving"` // real servers with weight
+	// Steered are the addresses whose packets a rule puts on its mark; none for one keyed by an address.
+	Steered []string `json:"steered,omitempty"`
 }
 
 // DrainStatus is a real server that gets no new connections and still has some.
@@ -207,6 +209,9 @@ func (r *Reconciler) observeKernel(out *ServerStatus, services []*ipvs.ServiceIn
 		}
 		// A lane counts only where it is what serves; elsewhere it is staged, or drains.
 		if c := r.steering.of[o.Owner]; s.Key.Mark == 0 || c != nil && c.away && c.lanes[s.Key] != nil {
+			if s.Key.Mark != 0 {
+				v.Steered = c.steered(s.Key)
+			}
 			out.Virtual = append(out.Virtual, v)
 		}
 	}

@@ -206,6 +206,21 @@ func (r *Reconciler) cross(owner types.NamespacedName, have kernel, rules steere
 	return c
 }
 
+// steered are the addresses of which some rule puts packets on a mark, with their clients where it is not all of them.
+func (c *crossing) steered(mark ipvs.Key) (out []string) {
+	for _, rule := range c.rules {
+		if rule.Mark != mark.Mark || rule.Addr.Is4() != mark.Addr.Is4() {
+			continue
+		}
+		text := endpointKey(rule.Endpoint).String()
+		if rule.Source.IsValid() {
+			text += " from " + rule.Source.String()
+		}
+		out = append(out, text)
+	}
+	return out
+}
+
 func countPlain(rules []nft.Steer) (n int) {
 	for _, s := range rules {
 		if !s.Source.IsValid() {
