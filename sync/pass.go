@@ -129,7 +129,14 @@ func (r *Reconciler) plan(have kernel, what *touched) plan {
 	cloned := false
 	for i := range r.table.services {
 		key := r.table.services[i].Key
-		if key.Mark != 0 || r.target.Servers[key] != nil || !r.ledger.Owns(key) {
+		if r.target.Servers[key] != nil || !r.ledger.Owns(key) {
+			continue
+		}
+		if key.Mark != 0 {
+			// A lane does not say which addresses its connections came by: all that there are stay until it has drained.
+			if o := r.ledger.Owned[key]; len(r.target.ByOwner[o.Owner]) == 0 {
+				addresses = append(addresses[:len(addresses):len(addresses)], have.device.Addresses...)
+			}
 			continue
 		}
 		if class, ok := have.rules.Virtual[MasqueradeElement(key)]; ok {

@@ -333,7 +333,7 @@ func (r *Reconciler) converge(ctx context.Context, what *touched) (observation, 
 		seen = observation{plan.conflicts, r.pending(plan), look}
 		r.claim(plan, look)
 		if plan.empty() {
-			r.forgetGone(all)
+			r.forgetGone(look)
 			return seen, errors.Join(r.store.save(r.ledger), r.unmasqueraded(have))
 		}
 		if err := r.store.save(r.ledger); err != nil {

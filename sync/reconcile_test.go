@@ -640,6 +640,7 @@ func TestRandomWalk(t *testing.T) {
 				ready := rapid.MapOf(rapid.SampledFrom([]string{"v1", "v2", "v3"}), rapid.IntRange(0, 3)).Draw(rt, "ready")
 				s := server(rapid.SampledFrom([]string{"v1", "v2", "v3"}).Draw(rt, "active"), ready)
 				s.Key.Name = name
+				s.Spec.Steering = rapid.SampledFrom([]v1alpha1.Steering{"", "", v1alpha1.SteeringMark}).Draw(rt, "steering")
 				s.Ports[0].Ways = []endpoints.Way{
 					{Kind: endpoints.NodePort, Addr: netip.IPv4Unspecified(), Port: uint16(30000 + i)},
 					{Kind: endpoints.ClusterIP, Addr: netip.AddrFrom4([4]byte{10, 96, 0, byte(10 + i)}), Port: 80},
@@ -698,7 +699,7 @@ func TestRandomWalk(t *testing.T) {
 				here[s.Key] = true
 				require.True(rt, b.ledger.Owns(s.Key), "%s is ours", s.Key)
 				wanted := map[ipvs.RealKey]uint32{}
-				if v := b.target.Servers[s.Key]; v != nil {
+				if v := b.want(s.Key); v != nil {
 					require.Equal(rt, v.Service, s.Service)
 					for _, r := range v.Reals {
 						wanted[r.RealKey] = r.Weight
@@ -718,8 +719,15 @@ func TestRandomWalk(t *testing.T) {
 				require.Empty(rt, wanted)
 				require.Len(rt, b.ledger.Owned[s.Key].Draining, draining)
 			}
-			for key := range b.target.Servers {
-				require.True(rt, here[key], "%s is there", key)
+			rules, _, err := b.rules.Read()
+			require.NoError(rt, err)
+			steered := readSteering(rules.Steering)
+			for mark := range steered.marks {
+				require.True(rt, here[mark], "%s, which a rule puts packets on, is there", mark)
+			}
+			for key, v := range b.target.Servers {
+				marked := b.target.Rollouts[v.Owner].steering == v1alpha1.SteeringMark
+				require.True(rt, here[key] || marked && steered.plain[MasqueradeElement(key)] != 0, "%s is there", key)
 			}
 			require.Len(rt, b.ledger.Owned, len(here))
 		}

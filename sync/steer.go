@@ -420,6 +420,11 @@ func (r *Reconciler) owners(what *touched) []types.NamespacedName {
 		for key := range what.keys {
 			add(key)
 		}
+		for owner := range r.steering.of { // declared no more
+			if len(r.target.ByOwner[owner]) == 0 && !r.target.Held[owner] {
+				set[owner] = true
+			}
+		}
 	} else {
 		for owner := range r.target.ByOwner {
 			set[owner] = true

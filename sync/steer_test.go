@@ -25,17 +25,14 @@ import (
 // traffic tells where the kernel's tables send a new connection, as the kernel looks it up: the first rule
 // that matches gives the mark, a mark's virtual server comes before the address's.
 type traffic struct {
-	b     *bench
-	t     require.TestingT
+	read  func() (nft.Ruleset, map[ipvs.Key]ipvs.ServiceInfo)
 	watch []nft.Endpoint
 	// seen is each different answer, in order, of each watched address: the colours that it may be.
 	seen map[nft.Endpoint][]string
 }
 
 func (w *traffic) colours(e nft.Endpoint, from netip.Addr) string {
-	rules, _, err := w.b.rules.Read()
-	require.NoError(w.t, err)
-	services := tableOf(w.t, w.b.kernel)
+	rules, services := w.read()
 	service, found := services[endpointKey(e)]
 	for _, rule := range rules.Steering {
 		if rule.Endpoint == e && (!rule.Source.IsValid() || rule.Source.Contains(from)) {
@@ -71,7 +68,11 @@ func (w *traffic) look() {
 
 // watched looks after each single op of either kind, and has the op numbered killed, and all after it, not happen.
 func (b *bench) watched(t require.TestingT, killed int) *traffic {
-	w := &traffic{b: b, t: t, seen: map[nft.Endpoint][]string{}}
+	w := &traffic{seen: map[nft.Endpoint][]string{}, read: func() (nft.Ruleset, map[ipvs.Key]ipvs.ServiceInfo) {
+		rules, _, err := b.rules.Read()
+		require.NoError(t, err)
+		return rules, tableOf(t, b.kernel)
+	}}
 	for key := range b.target.Servers {
 		w.watch = append(w.watch, MasqueradeElement(key))
 	}
@@ -95,12 +96,12 @@ func (b *bench) mortal(die func() error) {
 var errKilled = errors.New("killed")
 
 type deadly struct {
-	*nft.Fake
+	NFT
 	die func() error
 }
 
 type deadlyTable struct {
-	*ipvs.Fake
+	IPVS
 	die func() error
 }
 
@@ -109,7 +110,7 @@ func (d *deadlyTable) Apply(ctx context.Context, ops []ipvs.Op) error {
 		if err := d.die(); err != nil {
 			return err
 		}
-		if err := d.Fake.Apply(ctx, []ipvs.Op{op}); err != nil {
+		if err := d.IPVS.Apply(ctx, []ipvs.Op{op}); err != nil {
 			return err
 		}
 	}
@@ -120,7 +121,7 @@ func (d *deadly) Commit(ops []nft.Op) error {
 	if err := d.die(); err != nil {
 		return err
 	}
-	return d.Fake.Commit(ops)
+	return d.NFT.Commit(ops)
 }
 
 const noKill = 1 << 30
@@ -449,4 +450,57 @@ func TestAllWaysSwitchAtOnce(t *testing.T) {
 			require.Contains(rt, []string{"0", fmt.Sprint(all)}, n, "none or all are steered")
 		}
 	})
+}
+
+// One that is steered by mark and declared no more: its lane drains, and the addresses stay until it has.
+func TestRemovedWhileSteeredByMark(t *testing.T) {
+	b := newBench(t, t.TempDir())
+	s := server("v1", map[string]int{"v1": 1})
+	s.Spec.Steering = v1alpha1.SteeringMark
+	b.declare(t, s)
+	var lane ipvs.Key
+	for key := range tableOf(t, b.kernel) {
+		lane = key
+	}
+	require.NotZero(t, lane.Mark)
+	b.kernel.SetReal(lane, podReal(1, 1, 1).RealKey, ipvs.RealInfo{Active: 1})
+	b.declare(t)
+	require.Empty(t, b.lastError)
+	rules, _, err := b.rules.Read()
+	require.NoError(t, err)
+	require.Empty(t, rules.Steering, "no new connection")
+	require.Equal(t, map[string]map[string]uint32{lane.String(): {podReal(1, 1, 1).RealKey.String(): 0}}, b.serving(t))
+	device, err := b.node.ReadDevice()
+	require.NoError(t, err)
+	require.Equal(t, []netip.Addr{netip.MustParseAddr("10.96.0.10")}, device.Addresses)
+	b.kernel.SetReal(lane, podReal(1, 1, 1).RealKey, ipvs.RealInfo{})
+	for range 3 {
+		b.pass(b.ctx, false)
+	}
+	require.Empty(t, b.serving(t))
+	require.Empty(t, b.ledger.Owned)
+	device, err = b.node.ReadDevice()
+	require.NoError(t, err)
+	require.Empty(t, device.Addresses)
+}
+
+// A declaration that is refused leaves a VirtualServer that is steered by mark as it is, over a restart too.
+func TestRefusedWhileSteeredByMark(t *testing.T) {
+	b := newBench(t, t.TempDir())
+	s := server("v1", map[string]int{"v1": 2})
+	s.Spec.Steering = v1alpha1.SteeringMark
+	b.declare(t, s)
+	before := b.serving(t)
+	rules, _, err := b.rules.Read()
+	require.NoError(t, err)
+	require.NotEmpty(t, rules.Steering)
+	b.restart(t)
+	refused := endpoints.Server{Key: owner, Spec: s.Spec, Digest: "bad", Refused: &endpoints.Refusal{Reason: "PortTaken", Message: "x"}}
+	b.declare(t, refused)
+	b.pass(b.ctx, false)
+	require.Empty(t, b.lastError)
+	require.Equal(t, before, b.serving(t))
+	now, _, err := b.rules.Read()
+	require.NoError(t, err)
+	require.Equal(t, rules.Steering, now.Steering)
 }

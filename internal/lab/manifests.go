@@ -20,6 +20,7 @@ type Manifests struct {
 	Port      uint16     // of the backends; default 80
 	Switch    string     // YAML of spec.switch in flow style, optional
 	Affinity  bool       // session affinity by client address
+	DualStack bool       // IPv6 too, for a lab that has it
 	Steering  string     // spec.steering, optional
 	Preview   string     // YAML of spec.preview in flow style, optional
 }
@@ -62,6 +63,17 @@ func (m Manifests) WriteAll(l *Lab, active string) error {
 	for _, colour := range l.Config.Colours {
 		if err := m.WriteSlice(colour.Name, Ready(l.Colour(colour.Name))...); err != nil {
 			return err
+		}
+	}
+	if m.DualStack {
+		for _, colour := range l.Config.Colours {
+			var endpoints []Endpoint
+			for _, b := range l.Colour(colour.Name) {
+				endpoints = append(endpoints, Endpoint{b.Addr6.Addr(), true})
+			}
+			if err := m.writeSlice(colour.Name+"-6", m.withDefaults().Port, m.SliceFile(colour.Name+"-6"), endpoints); err != nil {
+				return err
+			}
 		}
 	}
 	return m.WriteVirtualServer(active)
@@ -117,6 +129,9 @@ spec:
 	if m.Affinity {
 		fmt.Fprintf(&b, "  sessionAffinity: ClientIP\n")
 	}
+	if m.DualStack {
+		fmt.Fprintf(&b, "  ipFamilyPolicy: RequireDualStack\n  ipFamilies: [IPv4, IPv6]\n")
+	}
 	fmt.Fprintf(&b, `  selector:
     app: %s
   ports:
@@ -157,6 +172,10 @@ func (m Manifests) WriteSliceOn(colour string, port uint16, endpoints ...Endpoin
 func (m Manifests) writeSlice(name string, port uint16, file string, endpoints []Endpoint) error {
 	m = m.withDefaults()
 	colour, _, _ := strings.Cut(name, "-")
+	family := "IPv4"
+	if len(endpoints) > 0 && endpoints[0].Addr.Is6() {
+		family = "IPv6"
+	}
 	var b strings.Builder
 	fmt.Fprintf(&b, `# The pods of %[3]s, as Kubernetes would list them.
 apiVersion: discovery.k8s.io/v1
@@ -167,11 +186,11 @@ metadata:
   labels:
     kubernetes.io/service-name: %[1]s
     version: %[3]s # the colour
-addressType: IPv4
+addressType: %[7]s
 ports:
 - protocol: %[4]s
   port: %[5]d
-`, m.Name, m.Namespace, colour, m.Protocol, port, name)
+`, m.Name, m.Namespace, colour, m.Protocol, port, name, family)
 	if len(endpoints) == 0 {
 		b.WriteString("endpoints: []\n")
 	} else {
