@@ -92,7 +92,8 @@ type ServiceReference struct {
 	Name string `json:"name"`
 }
 
-// Preview is a node port that leads to one colour, whichever is active.
+// Preview leads to one colour, whichever is active: everybody by a node port of its own, and chosen clients by the
+// addresses of production.
 type Preview struct {
 	// Colour that the preview leads to.
 	// +kubebuilder:validation:MinLength=1
@@ -103,7 +104,7 @@ type Preview struct {
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=65535
 	NodePort int32 `json:"nodePort"`
-	// Sources are the CIDRs that may use it; empty: everyone.
+	// Sources are the CIDRs whose clients get the previewed colour at the Service's own addresses and ports too.
 	// +kubebuilder:validation:MaxItems=64
 	// +kubebuilder:validation:items:MaxLength=49
 	// +kubebuilder:validation:items:XValidation:rule="isCIDR(self)",message="must be a CIDR, as in 192.0.2.0/24 or 2001:db8::/64"
