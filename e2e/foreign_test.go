@@ -51,7 +51,7 @@ table ip pointsman-not {
 // What pointsman did not make stays byte for byte: through start, switch, repair, restart, crash and
 // cleanup. And cleanup leaves nothing else.
 func TestKernelForeignStays(t *testing.T) {
-	w := newWorld(t, lab.Config{Colours: []lab.Colour{{Name: "v1", Backends: 2}, {Name: "v2", Backends: 2}}}, lab.Manifests{})
+	w := newWorld(t, lab.Config{Colours: []lab.Colour{{Name: "v1", Backends: 2}, {Name: "v2", Backends: 2}}}, lab.Manifests{Steering: "Address"})
 	_, err := w.Node().Feed(foreignServers, "ipvsadm", "-R")
 	require.NoError(t, err)
 	_, err = w.Node().Feed(foreignRules, "nft", "-f", "-")

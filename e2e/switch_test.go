@@ -37,6 +37,23 @@ type turn struct {
 	asked, returned time.Time
 }
 
+// oneInstantEach fails for a connection that reached the old colour though it started after one to the new had completed.
+func (w *world) oneInstantEach(report lab.Report, began time.Time, done []turn) {
+	w.t.Helper()
+	for i, s := range done {
+		from, to := began, time.Now()
+		if i > 0 {
+			from = done[i-1].returned
+		}
+		if i+1 < len(done) {
+			to = done[i+1].asked
+		}
+		// One whose SYN came again after the next switch tells nothing of this one.
+		settled := report.Since(from).Until(to).Where(func(c lab.Connection) bool { return c.Answered.Before(to) })
+		require.Empty(w.t, settled.Mixed(s.old, s.new).Lines(), "switch %d", i)
+	}
+}
+
 // mayReach are the colours that a connection may have reached: the one that was active when it
 // started, for sure, and those that a switch was on its way to before its handshake was over.
 func mayReach(done []turn, first string, c lab.Connection) []string {
@@ -92,18 +109,7 @@ func TestKernelSwitchUnderLoad(t *testing.T) {
 		for _, c := range report {
 			require.Contains(t, mayReach(done, "v1", c), c.Colour, "%s: %v", name, c)
 		}
-		for i, s := range done {
-			from, to := began, time.Now()
-			if i > 0 {
-				from = done[i-1].returned
-			}
-			if i+1 < len(done) {
-				to = done[i+1].asked
-			}
-			// One whose SYN came again after the next switch tells nothing of this one.
-			settled := report.Since(from).Until(to).Where(func(c lab.Connection) bool { return c.Answered.Before(to) })
-			require.Empty(t, settled.Mixed(s.old, s.new).Lines(), "%s, switch %d", name, i)
-		}
+		w.oneInstantEach(report, began, done)
 	}
 	for colour, s := range held {
 		for _, each := range s.Close() {

@@ -68,6 +68,15 @@ type Server struct {
 // refuse takes everything from the server that only an accepted one has.
 func (s *Server) refuse(why *Refusal) { s.Refused, s.Ports, s.Affinity, s.Coming = why, nil, 0, nil }
 
+// Same says that s is o, as two Snapshots share it. It looks at what they share, not at what they hold, so
+// that it costs next to nothing; of equal ones that share nothing, and of one without a Digest, it says no.
+func (s *Server) Same(o *Server) bool {
+	return s.Digest != "" && s.Digest == o.Digest && s.Key == o.Key && s.Generation == o.Generation && s.UID == o.UID &&
+		s.Refused == o.Refused && s.Affinity == o.Affinity && samePorts(s.Ports, o.Ports) && samePorts(s.Coming, o.Coming)
+}
+
+func samePorts(a, b []Port) bool { return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0]) }
+
 // Refusal is the reason and the mend, as in the condition Accepted=False.
 type Refusal struct {
 	Reason  string // CamelCase: ServiceNotFound, ServiceNotLabelled, ServiceTaken, PortTaken…

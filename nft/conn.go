@@ -82,6 +82,10 @@ func (c *Conn) Apply(want Ruleset) ([]Op, error) { return apply(c, want) }
 
 // Commit makes all of the ops one transaction: all take effect at once, or none does and the error says
 // which could not. It is os.ErrNotExist when an element, or the table, that they build on is gone.
+//
+// When Steering is among what they change, it returns only when no packet is under way any more that was marked, or
+// left unmarked, by the rules before: the caller's next deed may be to lower the weights of where those rules sent
+// it, and IPVS refuses a packet that finds every weight at 0. It takes some milliseconds, up to 50.
 func (c *Conn) Commit(ops []Op) error {
 	if len(ops) == 0 {
 		return nil
@@ -91,10 +95,13 @@ func (c *Conn) Commit(ops []Op) error {
 		return err
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	err = c.batch(messages)
+	c.mu.Unlock()
 	switch {
 	case err == nil:
+		if changesSteering(ops) {
+			awaitPackets()
+		}
 		return nil
 	case ops[0].Verb == AddTable && (errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPROTONOSUPPORT)):
 		// A transaction that makes the whole table builds on nothing: what is missing is the kernel's.

@@ -23,18 +23,24 @@ type Fake struct {
 }
 
 type fakeTable struct {
-	sets  map[string]map[Endpoint]bool
-	chain bool
-	rules []Rule
+	sets   map[string]map[Endpoint]bool
+	chains map[string][]Rule
+}
+
+func newFakeTable() *fakeTable {
+	return &fakeTable{sets: make(map[string]map[Endpoint]bool), chains: make(map[string][]Rule)}
 }
 
 func (t *fakeTable) clone() *fakeTable {
 	if t == nil {
 		return nil
 	}
-	c := &fakeTable{sets: make(map[string]map[Endpoint]bool), chain: t.chain, rules: slices.Clone(t.rules)}
+	c := newFakeTable()
 	for name, elements := range t.sets {
 		c.sets[name] = maps.Clone(elements)
+	}
+	for name, rules := range t.chains {
+		c.chains[name] = slices.Clone(rules)
 	}
 	return c
 }
@@ -67,12 +73,19 @@ func (f *Fake) Read() (Ruleset, State, error) {
 			rules.insert(name, e)
 		}
 	}
-	for _, r := range f.table.rules {
+	for _, r := range f.table.chains[postrouting] {
 		rules.ClusterCIDRs = append(rules.ClusterCIDRs, r.cidrs...)
 	}
 	rules.ClusterCIDRs = canonicalCIDRs(rules.ClusterCIDRs)
-	if !f.table.chain || !reflect.DeepEqual(f.table.rules, rules.rules()) {
-		state.Why = fmt.Sprintf("the rules of chain %s are not ours", postrouting)
+	for _, r := range f.table.chains[steerIn] {
+		rules.Steering = append(rules.Steering, r.steer)
+	}
+	for _, name := range chainOrder {
+		have, there := f.table.chains[name]
+		want := rules.chain(name)
+		if there != (want != nil) || !reflect.DeepEqual(have, want) {
+			state.Why = fmt.Sprintf("the rules of chain %s are not ours", name)
+		}
 	}
 	state.Intact = state.Why == ""
 	return rules, state, nil
@@ -103,7 +116,7 @@ func (t *fakeTable) do(table **fakeTable, o Op) error {
 	switch {
 	case o.Verb == AddTable:
 		if t == nil {
-			*table = &fakeTable{sets: make(map[string]map[Endpoint]bool)}
+			*table = newFakeTable()
 		}
 		return nil
 	case t == nil:
@@ -115,12 +128,23 @@ func (t *fakeTable) do(table **fakeTable, o Op) error {
 			t.sets[o.Set] = make(map[Endpoint]bool)
 		}
 	case o.Verb == AddChain:
-		t.chain = true
-	case o.Verb == AddRule:
-		if !t.chain || t.sets[o.Rule.set().name] == nil {
-			return unix.ENOENT
+		if _, there := t.chains[o.Chain]; !there {
+			t.chains[o.Chain] = nil
 		}
-		t.rules = append(t.rules, o.Rule)
+	case o.Chain != "":
+		rules, there := t.chains[o.Chain]
+		switch {
+		case !there:
+			return unix.ENOENT
+		case o.Verb == FlushChain:
+			t.chains[o.Chain] = nil
+		case o.Verb == DelChain:
+			delete(t.chains, o.Chain)
+		case o.Rule.kind != steered && t.sets[o.Rule.set().name] == nil:
+			return unix.ENOENT
+		default:
+			t.chains[o.Chain] = append(rules, o.Rule)
+		}
 	case t.sets[o.Set] == nil:
 		return unix.ENOENT
 	case o.Verb == AddElement:
@@ -158,12 +182,14 @@ func (f *Fake) Flush() {
 	f.generation++
 }
 
-// FlushRules is what `nft flush table inet pointsman` by another program does: sets and chain stay, rules go.
+// FlushRules is what `nft flush table inet pointsman` by another program does: sets and chains stay, rules go.
 func (f *Fake) FlushRules() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.table != nil {
-		f.table.rules = nil
+		for name := range f.table.chains {
+			f.table.chains[name] = nil
+		}
 	}
 	f.generation++
 }

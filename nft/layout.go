@@ -7,22 +7,47 @@ import (
 	"strings"
 
 	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
 )
 
 // The table's layout: what is the same whatever the Ruleset.
 const (
 	// Table is the name of the one table that is ours; its family is inet.
 	Table = "pointsman"
-	// postrouting is its base chain. Source NAT has no other hook.
+
 	postrouting = "postrouting"
-	// priority is NF_IP_PRI_NAT_SRC (linux/netfilter_ipv4.h), "srcnat" to nft.
-	priority = 100
+	steerIn     = "steer_in"
+	steerOut    = "steer_out"
 
 	hairpin = "hairpin"
 
 	tableComment = "made by pointsman; changes are undone"
-	chainComment = "what IPVS forwards and needs the address of the node"
 )
+
+// chain is one of the table's base chains.
+type chain struct {
+	kind     string
+	hook     uint32
+	hookName string
+	priority int32
+	comment  string
+}
+
+// chainOrder is the order in which chains are read and told of.
+var chainOrder = append([]string{postrouting}, steeringChains...)
+
+var chains = map[string]chain{
+	// Source NAT has no other hook. The priority is NF_IP_PRI_NAT_SRC (linux/netfilter_ipv4.h), "srcnat" to nft.
+	postrouting: {"nat", unix.NF_INET_POST_ROUTING, "postrouting", 100, "what IPVS forwards and needs the address of the node"},
+	// IPVS takes its packets from the input hook at 98 and 99, and from the output hook at -99 and -98
+	// (ip_vs_ops4 of net/netfilter/ipvs/ip_vs_core.c). Marking there, and not before, keeps the mark away from routing
+	// and the reverse path filter. On output conntrack, at -200, comes first, as it does on input.
+	steerIn:  {"filter", unix.NF_INET_LOCAL_IN, "input", 90, "what a virtual server of a mark takes, from outside and from pods"},
+	steerOut: {"filter", unix.NF_INET_LOCAL_OUT, "output", -110, "what a virtual server of a mark takes, from this node"},
+}
+
+// steeringChains are there, both with the same rules, only while there is something to steer.
+var steeringChains = []string{steerIn, steerOut}
 
 // family is an address family, as NFPROTO_* (linux/netfilter.h).
 type family uint8

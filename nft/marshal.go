@@ -47,15 +47,21 @@ func marshal(ops []Op) ([]netlink.Message, error) {
 		case AddSet:
 			err = add(unix.NFT_MSG_NEWSET, netlink.Create, sets[o.Set].attributes()...)
 		case AddChain:
+			c := chains[o.Chain]
 			err = add(unix.NFT_MSG_NEWCHAIN, netlink.Create,
-				str(unix.NFTA_CHAIN_TABLE, Table), str(unix.NFTA_CHAIN_NAME, postrouting),
+				str(unix.NFTA_CHAIN_TABLE, Table), str(unix.NFTA_CHAIN_NAME, o.Chain),
 				nested(unix.NFTA_CHAIN_HOOK,
-					be32(unix.NFTA_HOOK_HOOKNUM, unix.NF_INET_POST_ROUTING), be32(unix.NFTA_HOOK_PRIORITY, priority)),
-				be32(unix.NFTA_CHAIN_POLICY, nfAccept), str(unix.NFTA_CHAIN_TYPE, "nat"),
-				comment(nftaChainUserdata, chainComment))
+					be32(unix.NFTA_HOOK_HOOKNUM, c.hook), be32(unix.NFTA_HOOK_PRIORITY, uint32(c.priority))),
+				be32(unix.NFTA_CHAIN_POLICY, nfAccept), str(unix.NFTA_CHAIN_TYPE, c.kind),
+				comment(nftaChainUserdata, c.comment))
+		case FlushChain:
+			// A rule's deletion without a handle is that of all.
+			err = add(unix.NFT_MSG_DELRULE, 0, str(unix.NFTA_RULE_TABLE, Table), str(unix.NFTA_RULE_CHAIN, o.Chain))
+		case DelChain:
+			err = add(unix.NFT_MSG_DELCHAIN, 0, str(unix.NFTA_CHAIN_TABLE, Table), str(unix.NFTA_CHAIN_NAME, o.Chain))
 		case AddRule:
 			// Numbers name sets within the transaction only; those of sets with a name come first.
-			err = o.Rule.marshal(uint32(len(setOrder)+1+i), add)
+			err = o.Rule.marshal(o.Chain, uint32(len(setOrder)+1+i), add)
 		case AddElement, DelElement:
 			n = run(ops[i:])
 			command, flags := unix.NFT_MSG_NEWSETELEM, netlink.Create
@@ -113,8 +119,8 @@ func (s set) attributes() []netlink.Attribute {
 // bigEndian is nft's own note on how to print a set's keys (BYTEORDER_BIG_ENDIAN of its datatype.h).
 func bigEndian() []byte { return userdata.AppendUint32(nil, userdata.NFTNL_UDATA_SET_KEYBYTEORDER, 2) }
 
-// marshal makes the rule's anonymous set, if it has one, and the rule; id is unique in the transaction.
-func (r Rule) marshal(id uint32, add func(int, netlink.HeaderFlags, ...netlink.Attribute) error) error {
+// marshal makes the rule's anonymous set, if it has one, and the rule, the chain's last; id is unique in the transaction.
+func (r Rule) marshal(chain string, id uint32, add func(int, netlink.HeaderFlags, ...netlink.Attribute) error) error {
 	var list []netlink.Attribute
 	for _, e := range r.exprs() {
 		if l, ok := e.(*expr.Lookup); ok && l.SetName == protocols {
@@ -140,7 +146,7 @@ func (r Rule) marshal(id uint32, add func(int, netlink.HeaderFlags, ...netlink.A
 		list = append(list, a)
 	}
 	return add(unix.NFT_MSG_NEWRULE, netlink.Create|netlink.Append,
-		str(unix.NFTA_RULE_TABLE, Table), str(unix.NFTA_RULE_CHAIN, postrouting),
+		str(unix.NFTA_RULE_TABLE, Table), str(unix.NFTA_RULE_CHAIN, chain),
 		nested(unix.NFTA_RULE_EXPRESSIONS, list...), comment(unix.NFTA_RULE_USERDATA, r.comment()))
 }
 

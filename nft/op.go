@@ -14,6 +14,8 @@ const (
 	DelTable
 	AddSet
 	AddChain
+	FlushChain // its rules go
+	DelChain   // one that has no rules
 	AddRule
 	AddElement
 	DelElement
@@ -23,6 +25,7 @@ const (
 type Op struct {
 	Verb    Verb
 	Set     string   // AddSet, AddElement, DelElement
+	Chain   string   // AddChain, FlushChain, DelChain, AddRule
 	Rule    Rule     // AddRule
 	Element Endpoint // AddElement, DelElement; of a hairpin set only Addr
 }
@@ -38,10 +41,15 @@ func (o Op) String() string {
 		s := sets[o.Set]
 		return fmt.Sprintf(`nft add set inet %s %s '{ type %s; comment "%s"; }'`, Table, o.Set, s.typeText(), s.comment)
 	case AddChain:
-		return fmt.Sprintf(`nft add chain inet %s %s '{ type nat hook postrouting priority srcnat; policy accept; comment "%s"; }'`,
-			Table, postrouting, chainComment)
+		c := chains[o.Chain]
+		return fmt.Sprintf(`nft add chain inet %s %s '{ type %s hook %s priority %d; policy accept; comment "%s"; }'`,
+			Table, o.Chain, c.kind, c.hookName, c.priority, c.comment)
+	case FlushChain:
+		return fmt.Sprintf("nft flush chain inet %s %s", Table, o.Chain)
+	case DelChain:
+		return fmt.Sprintf("nft delete chain inet %s %s", Table, o.Chain)
 	case AddRule:
-		return fmt.Sprintf(`nft add rule inet %s %s '%s comment "%s"'`, Table, postrouting, o.Rule, o.Rule.comment())
+		return fmt.Sprintf(`nft add rule inet %s %s '%s comment "%s"'`, Table, o.Chain, o.Rule, o.Rule.comment())
 	}
 	verb := "add"
 	if o.Verb == DelElement {
@@ -51,13 +59,30 @@ func (o Op) String() string {
 }
 
 // Diff is what turns have into want, in order, to be committed as one transaction. Where the table is
-// not intact (see [State]) or its rules have to differ, that is the whole table, made anew; else just elements.
-// It is empty when there is nothing to do. Both rulesets must be valid.
+// not intact (see [State]) that is the whole table, made anew; else elements, and all of the rules of those chains
+// whose rules have to differ. It is empty when there is nothing to do. Both rulesets must be valid.
+//
+// Making the table anew does not steer every packet meanwhile: its chains are others than the ones before, and a packet
+// that is between the two of a hook at the very moment is met by neither. A change of rules has no such moment.
 func Diff(want, have Ruleset, intact bool) []Op {
-	if !intact || !slices.Equal(canonicalCIDRs(want.ClusterCIDRs), canonicalCIDRs(have.ClusterCIDRs)) {
+	if !intact {
 		return create(want)
 	}
-	return append(elementOps(AddElement, want.without(have)), elementOps(DelElement, have.without(want))...)
+	ops := elementOps(AddElement, want.without(have))
+	if !slices.Equal(canonicalCIDRs(want.ClusterCIDRs), canonicalCIDRs(have.ClusterCIDRs)) {
+		ops = append(ops, Op{Verb: FlushChain, Chain: postrouting})
+		ops = append(ops, ruleOps(postrouting, want.rules())...)
+	}
+	ops = append(ops, steeringOps(want, have)...)
+	return append(ops, elementOps(DelElement, have.without(want))...)
+}
+
+func ruleOps(chain string, rules []Rule) []Op {
+	ops := make([]Op, len(rules))
+	for i, r := range rules {
+		ops[i] = Op{Verb: AddRule, Chain: chain, Rule: r}
+	}
+	return ops
 }
 
 // create makes the table anew, whatever is there. Deleting a table that is not there is an error, so
@@ -67,10 +92,9 @@ func create(want Ruleset) []Op {
 	for _, name := range setOrder {
 		ops = append(ops, Op{Verb: AddSet, Set: name})
 	}
-	ops = append(ops, Op{Verb: AddChain})
-	for _, r := range want.rules() {
-		ops = append(ops, Op{Verb: AddRule, Rule: r})
-	}
+	ops = append(ops, Op{Verb: AddChain, Chain: postrouting})
+	ops = append(ops, ruleOps(postrouting, want.rules())...)
+	ops = append(ops, steeringOps(want, Ruleset{})...)
 	return append(ops, elementOps(AddElement, want)...)
 }
 

@@ -20,7 +20,7 @@ type State struct {
 	Generation uint32
 	// Present is whether there is a table of our name at all.
 	Present bool
-	// Intact is whether the table, its sets, its chain and its rules are exactly those that [Conn.Apply] makes;
+	// Intact is whether the table, its sets, its chains and their rules are exactly those that [Conn.Apply] makes;
 	// then the Ruleset is all there is to it.
 	Intact bool
 	// Why says the first thing that is not as it should be; "" when Intact.
@@ -75,10 +75,11 @@ func (c *Conn) read() (rules Ruleset, state State, err error) {
 	if err != nil {
 		return rules, state, err
 	}
-	if err := c.readChain(broken); err != nil {
+	found, err := c.readChains(broken)
+	if err != nil {
 		return rules, state, err
 	}
-	if err := c.readRules(&rules, anonymous, broken); err != nil {
+	if err := c.readRules(&rules, found, anonymous, broken); err != nil {
 		return rules, state, err
 	}
 	state.Intact = state.Why == ""
@@ -227,17 +228,18 @@ func walk(ad *netlink.AttributeDecoder, kind uint16, f func(*netlink.AttributeDe
 	}
 }
 
-// readChain looks at the chains of all inet tables: the kernel lists no table's alone.
-func (c *Conn) readChain(broken complain) error {
+// readChains looks at the chains of all inet tables: the kernel lists no table's alone. It gives back which of ours are
+// there and as they should be.
+func (c *Conn) readChains(broken complain) (map[string]bool, error) {
 	answer, err := c.dump(unix.NFT_MSG_GETCHAIN, netlink.Dump)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	found := false
+	found := make(map[string]bool)
 	for _, m := range answer {
 		ad, err := decoder(m)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		var table, name, kind string
 		var policy, flags, hook, prio uint32
@@ -267,65 +269,93 @@ func (c *Conn) readChain(broken complain) error {
 				})
 			}
 		}
+		want, ours := chains[name]
 		switch {
 		case ad.Err() != nil:
-			return ad.Err()
+			return nil, ad.Err()
 		case table != Table:
-		case name != postrouting:
+		case !ours:
 			broken("chain %s is not ours", name)
 		// NFT_CHAIN_BASE is 1; the kernel sets it itself on a chain with a hook.
-		case kind != "nat" || policy != 1 || flags&^1 != 0 || hook != unix.NF_INET_POST_ROUTING || prio != priority:
+		case kind != want.kind || policy != nfAccept || flags&^1 != 0 || hook != want.hook || int32(prio) != want.priority:
 			broken("chain %s has another type, hook, priority or policy", name)
 		default:
-			found = true
+			found[name] = true
 		}
 	}
-	if !found {
-		broken("chain %s is missing", postrouting)
+	return found, nil
+}
+
+func (c *Conn) readRules(rules *Ruleset, chains map[string]bool, anonymous map[string]string, broken complain) error {
+	found := make(map[string][][]expr.Any)
+	for _, name := range chainOrder {
+		if !chains[name] {
+			continue
+		}
+		var err error
+		if found[name], err = c.readChainRules(name, anonymous, broken); err != nil {
+			return err
+		}
+	}
+	// First what the rules say of the cluster's networks and of the steering, then whether they say it as ours do.
+	for _, exprs := range found[postrouting] {
+		rules.ClusterCIDRs = append(rules.ClusterCIDRs, cidrsOf(exprs)...)
+	}
+	rules.ClusterCIDRs = canonicalCIDRs(rules.ClusterCIDRs)
+	for i, exprs := range found[steerIn] {
+		s, ok := steerOf(exprs)
+		if !ok {
+			broken("rule %d of chain %s is not ours", i+1, steerIn)
+			continue
+		}
+		rules.Steering = append(rules.Steering, s)
+	}
+	for _, name := range chainOrder {
+		have, want := found[name], rules.chain(name)
+		switch {
+		case !chains[name] && want != nil:
+			broken("chain %s is missing", name)
+		case chains[name] && want == nil:
+			broken("chain %s is there with nothing to steer", name)
+		case len(have) != len(want):
+			broken("chain %s has %d rules, want %d", name, len(have), len(want))
+		}
+		for i := range min(len(have), len(want)) {
+			if !reflect.DeepEqual(have[i], want[i].exprs()) {
+				broken("rule %d of chain %s is not ours", i+1, name)
+			}
+		}
 	}
 	return nil
 }
 
-func (c *Conn) readRules(rules *Ruleset, anonymous map[string]string, broken complain) error {
+// readChainRules are the expressions of each of a chain's rules; nil for a rule with some that none of ours has.
+func (c *Conn) readChainRules(name string, anonymous map[string]string, broken complain) ([][]expr.Any, error) {
 	answer, err := c.dump(unix.NFT_MSG_GETRULE, netlink.Dump,
-		str(unix.NFTA_RULE_TABLE, Table), str(unix.NFTA_RULE_CHAIN, postrouting))
+		str(unix.NFTA_RULE_TABLE, Table), str(unix.NFTA_RULE_CHAIN, name))
 	if err != nil {
-		return err
+		return nil, err
 	}
-	var found [][]expr.Any // nil for a rule with expressions that none of ours has
+	var found [][]expr.Any
 	for _, m := range answer {
 		ad, err := decoder(m)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		for ad.Next() {
 			if ad.Type() == unix.NFTA_RULE_EXPRESSIONS {
 				exprs, err := parseExprs(ad.Bytes(), anonymous)
 				if err != nil {
-					broken("rule %d of chain %s: %v", len(found)+1, postrouting, err)
+					broken("rule %d of chain %s: %v", len(found)+1, name, err)
 				}
 				found = append(found, exprs)
 			}
 		}
 		if err := ad.Err(); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	// First what the rules say of the cluster's networks, then whether they say it as ours do.
-	for _, exprs := range found {
-		rules.ClusterCIDRs = append(rules.ClusterCIDRs, cidrsOf(exprs)...)
-	}
-	rules.ClusterCIDRs = canonicalCIDRs(rules.ClusterCIDRs)
-	want := rules.rules()
-	if len(found) != len(want) {
-		broken("chain %s has %d rules, want %d", postrouting, len(found), len(want))
-	}
-	for i := range min(len(found), len(want)) {
-		if !reflect.DeepEqual(found[i], want[i].exprs()) {
-			broken("rule %d of chain %s is not ours", i+1, postrouting)
-		}
-	}
-	return nil
+	return found, nil
 }
 
 // parseExprs reads a rule's expressions. One of a kind that no rule of ours has is an error.
@@ -368,6 +398,10 @@ func parseExprs(body []byte, anonymous map[string]string) ([]expr.Any, error) {
 				e = &expr.Fib{}
 			case "masq":
 				e = &expr.Masq{}
+			case "immediate":
+				immediate, err := parseImmediate(data)
+				out = append(out, immediate)
+				return err
 			default:
 				return fmt.Errorf("no rule of ours has the expression %q", name)
 			}
@@ -410,4 +444,14 @@ func parseCt(data []byte) (*expr.Ct, error) {
 		}
 	}
 	return ct, ad.Err()
+}
+
+// parseImmediate reads a value for a register, or a verdict.
+func parseImmediate(data []byte) (expr.Any, error) {
+	value := &expr.Immediate{}
+	if err := expr.Unmarshal(unix.NFPROTO_INET, data, value); err != nil || value.Register != unix.NFT_REG_VERDICT {
+		return value, err
+	}
+	verdict := &expr.Verdict{}
+	return verdict, expr.Unmarshal(unix.NFPROTO_INET, data, verdict)
 }

@@ -2,6 +2,7 @@ package nft
 
 import (
 	"fmt"
+	"math/bits"
 	"net/netip"
 	"slices"
 	"strings"
@@ -19,16 +20,18 @@ const (
 	local                   // one in clusterip4 or 6, from the node itself
 	outside                 // one in clusterip4 or 6, from none of the cluster's networks
 	itself                  // a pod that reaches itself
+	steered                 // a Steer: the only kind in the steering chains, and in none but them
 )
 
-// Rule is one rule of the chain postrouting.
+// Rule is one rule of a chain.
 type Rule struct {
 	kind   ruleKind
 	family family
 	cidrs  []netip.Prefix // outside only: canonical, of the family, at least one
+	steer  Steer          // steered only: canonical
 }
 
-// rules are the chain's rules, in order. Their order decides nothing, since all end in the same
+// rules are the rules of the chain postrouting, in order. Their order decides nothing, since all end in the same
 // verdict; it is the likely one first.
 func (r Ruleset) rules() []Rule {
 	var out []Rule
@@ -44,6 +47,7 @@ func (r Ruleset) rules() []Rule {
 	return out
 }
 
+// set is the one that the rule looks its packets up in; one that steers has none.
 func (r Rule) set() set {
 	switch r.kind {
 	case always:
@@ -60,11 +64,15 @@ func (r Rule) comment() string {
 		local:   "cluster addresses, from this node",
 		outside: "cluster addresses, from outside the pod networks",
 		itself:  "a pod that reaches itself",
+		steered: "to the virtual server of this mark",
 	}[r.kind]
 }
 
 // String is the rule in nft's language, without its comment.
 func (r Rule) String() string {
+	if r.kind == steered {
+		return r.steer.String()
+	}
 	ip, version := r.family.ip(), "ipv4"
 	if r.family == ipv6 {
 		version = "ipv6"
@@ -111,29 +119,21 @@ const (
 // set has its contents for a name. They are also what nft makes of String: a ruleset that an operator
 // saved and loaded again is intact.
 func (r Rule) exprs() []expr.Any {
+	if r.kind == steered {
+		return r.steer.exprs()
+	}
 	n := uint32(r.family.bytes())
-	saddr, daddr := uint32(12), uint32(16) // struct iphdr
-	if r.family == ipv6 {
-		saddr, daddr = 8, 24 // struct ipv6hdr
-	}
-	load := func(offset, length, register uint32) expr.Any {
-		return &expr.Payload{DestRegister: register, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: length}
-	}
-	// Without it the header offsets would be read from the other family's packets too.
-	guard := []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: reg0},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: reg0, Data: []byte{byte(r.family)}},
-	}
 	var out []expr.Any
 	if r.kind != outside {
-		out = append(out, guard...)
+		out = append(out, r.family.guard()...)
 	}
 	if r.kind == itself {
 		second := uint32(reg1)
 		if r.family == ipv6 {
 			second = unix.NFT_REG_2
 		}
-		out = append(out, load(saddr, n, reg0), load(daddr, n, second))
+		saddr, daddr := r.family.addresses()
+		out = append(out, payload(saddr, n), &expr.Payload{DestRegister: second, Base: expr.PayloadBaseNetworkHeader, Offset: daddr, Len: n})
 	} else {
 		// Of the other family's connections these keys match none.
 		key := expr.CtKey(unix.NFT_CT_DST_IP)
@@ -155,21 +155,46 @@ func (r Rule) exprs() []expr.Any {
 		// An address of the node itself reaches itself with no help, over lo.
 		out = append(out, fromThisNode(expr.CmpOpNeq)...)
 	case outside:
-		out = append(out, guard...)
+		out = append(out, r.family.guard()...)
 		for _, p := range r.cidrs {
-			if bits := p.Bits(); bits%8 == 0 && bits > 0 {
-				whole := uint32(bits / 8)
-				out = append(out, load(saddr, whole, reg0),
-					&expr.Cmp{Op: expr.CmpOpNeq, Register: reg0, Data: p.Addr().AsSlice()[:whole]})
-				continue
-			}
-			out = append(out, load(saddr, n, reg0),
-				&expr.Bitwise{SourceRegister: reg0, DestRegister: reg0, Len: n, Mask: mask(p), Xor: make([]byte, n)},
-				&expr.Cmp{Op: expr.CmpOpNeq, Register: reg0, Data: p.Addr().AsSlice()})
+			out = append(out, compareSource(expr.CmpOpNeq, p)...)
 		}
 	}
 	// fully-random: two clients that race for one port would otherwise lose a packet.
 	return append(out, &expr.Masq{FullyRandom: true})
+}
+
+// guard matches the family's packets: without it the header offsets would be read from the other family's too.
+func (f family) guard() []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: reg0},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: reg0, Data: []byte{byte(f)}},
+	}
+}
+
+// addresses are the offsets of source and destination in struct iphdr and struct ipv6hdr.
+func (f family) addresses() (source, destination uint32) {
+	if f == ipv4 {
+		return 12, 16
+	}
+	return 8, 24
+}
+
+func payload(offset, length uint32) expr.Any {
+	return &expr.Payload{DestRegister: reg0, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: length}
+}
+
+// compareSource compares the packet's source with a masked prefix, as nft does: by whole bytes where it can.
+func compareSource(op expr.CmpOp, p netip.Prefix) []expr.Any {
+	source, _ := familyOf(p.Addr()).addresses()
+	n := uint32(p.Addr().BitLen() / 8)
+	if bits := p.Bits(); bits%8 == 0 && bits > 0 {
+		whole := uint32(bits / 8)
+		return []expr.Any{payload(source, whole), &expr.Cmp{Op: op, Register: reg0, Data: p.Addr().AsSlice()[:whole]}}
+	}
+	return []expr.Any{payload(source, n),
+		&expr.Bitwise{SourceRegister: reg0, DestRegister: reg0, Len: n, Mask: mask(p), Xor: make([]byte, n)},
+		&expr.Cmp{Op: op, Register: reg0, Data: p.Addr().AsSlice()}}
 }
 
 // fromThisNode compares with what the packet's source address is to the routing table.
@@ -184,11 +209,11 @@ func fromThisNode(op expr.CmpOp) []expr.Any {
 // a Ruleset's ClusterCIDRs. Whether all of the rule is right, comparing with exprs tells.
 func cidrsOf(exprs []expr.Any) []netip.Prefix {
 	var out []netip.Prefix
-	f, bits := family(0), 0
+	f, length := family(0), 0
 	for _, e := range exprs {
 		switch e := e.(type) {
 		case *expr.Payload:
-			f, bits = 0, int(e.Len)*8
+			f, length = 0, int(e.Len)*8
 			switch {
 			case e.Offset == 12 && e.Len <= 4:
 				f = ipv4
@@ -196,18 +221,13 @@ func cidrsOf(exprs []expr.Any) []netip.Prefix {
 				f = ipv6
 			}
 		case *expr.Bitwise:
-			bits = 0
-			for _, b := range e.Mask {
-				for ; b&0x80 != 0; b <<= 1 {
-					bits++
-				}
-			}
+			length = ones(e.Mask)
 		case *expr.Cmp:
 			if f == 0 || e.Op != expr.CmpOpNeq || len(e.Data) > f.bytes() {
 				continue
 			}
 			addr, _ := netip.AddrFromSlice(append(slices.Clone(e.Data), make([]byte, f.bytes()-len(e.Data))...))
-			if p := netip.PrefixFrom(addr, bits); p.IsValid() {
+			if p := netip.PrefixFrom(addr, length); p.IsValid() {
 				out = append(out, p)
 			}
 			f = 0
@@ -224,4 +244,13 @@ func mask(p netip.Prefix) []byte {
 		out[i/8] |= 0x80 >> (i % 8)
 	}
 	return out
+}
+
+// ones is the inverse of mask.
+func ones(mask []byte) int {
+	n := 0
+	for _, b := range mask {
+		n += bits.LeadingZeros8(^b)
+	}
+	return n
 }

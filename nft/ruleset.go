@@ -60,7 +60,7 @@ func (m Masquerade) String() string {
 }
 
 // Ruleset is everything that the table holds, as a value. The zero Ruleset is a table that
-// masquerades nothing.
+// masquerades nothing and steers nothing.
 type Ruleset struct {
 	// Virtual has the virtual servers' addresses. One that is not here (traffic policy Local)
 	// is not masqueraded, but for Hairpin.
@@ -72,20 +72,23 @@ type Ruleset struct {
 	// ClusterCIDRs are the networks of the cluster's pods. Where a family has none, no source counts
 	// as outside.
 	ClusterCIDRs []netip.Prefix
+	// Steering are in order: the first that matches a packet decides.
+	Steering []Steer
 }
 
 // Clone is a copy that shares nothing with r.
 func (r Ruleset) Clone() Ruleset {
-	return Ruleset{maps.Clone(r.Virtual), maps.Clone(r.Hairpin), slices.Clone(r.ClusterCIDRs)}
+	return Ruleset{maps.Clone(r.Virtual), maps.Clone(r.Hairpin), slices.Clone(r.ClusterCIDRs), slices.Clone(r.Steering)}
 }
 
-// Equal is whether both make the same table; the order of ClusterCIDRs does not matter.
+// Equal is whether both make the same table; the order of ClusterCIDRs does not matter, that of Steering does.
 func (r Ruleset) Equal(o Ruleset) bool {
 	return maps.Equal(r.Virtual, o.Virtual) && maps.Equal(r.Hairpin, o.Hairpin) &&
-		slices.Equal(canonicalCIDRs(r.ClusterCIDRs), canonicalCIDRs(o.ClusterCIDRs))
+		slices.Equal(canonicalCIDRs(r.ClusterCIDRs), canonicalCIDRs(o.ClusterCIDRs)) &&
+		slices.Equal(canonicalSteering(r.Steering), canonicalSteering(o.Steering))
 }
 
-// without is what of r's elements o has not. Its cost is linear, and it sorts nothing: most often
+// without is what of r's elements o has not; what is in rules (ClusterCIDRs, Steering) is not among it. Its cost is linear, and it sorts nothing: most often
 // there is no difference among tens of thousands.
 func (r Ruleset) without(o Ruleset) Ruleset {
 	var out Ruleset
@@ -108,11 +111,12 @@ func (r Ruleset) without(o Ruleset) Ruleset {
 	return out
 }
 
+func expressible(a netip.Addr) bool { return a.IsValid() && !a.Is4In6() && a.Zone() == "" }
+
 // Validate says what no table can express; errors name the address.
 func (r Ruleset) Validate() error {
-	bad := func(a netip.Addr) bool { return !a.IsValid() || a.Is4In6() || a.Zone() != "" }
 	for e, class := range r.Virtual {
-		if bad(e.Addr) {
+		if !expressible(e.Addr) {
 			return fmt.Errorf("virtual server %s: want an IPv4 or IPv6 address without a zone", e)
 		}
 		if class != Always && class != ClusterIP {
@@ -120,13 +124,18 @@ func (r Ruleset) Validate() error {
 		}
 	}
 	for a := range r.Hairpin {
-		if bad(a) {
+		if !expressible(a) {
 			return fmt.Errorf("hairpin address %s: want an IPv4 or IPv6 address without a zone", a)
 		}
 	}
 	for _, p := range r.ClusterCIDRs {
 		if !p.IsValid() || p.Addr().Is4In6() {
 			return fmt.Errorf("cluster CIDR %s: want an IPv4 or IPv6 prefix", p)
+		}
+	}
+	for _, s := range r.Steering {
+		if err := s.validate(); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -142,6 +151,14 @@ func canonicalCIDRs(in []netip.Prefix) []netip.Prefix {
 		return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
 	})
 	return slices.Compact(out)
+}
+
+// chain are the rules of one of the table's chains, in order; nil for one that is not there.
+func (r Ruleset) chain(name string) []Rule {
+	if name == postrouting {
+		return r.rules()
+	}
+	return r.steeringRules()
 }
 
 // elements are the sets' contents, sorted: the one place that knows which element goes into which set.

@@ -3,6 +3,8 @@ package nft
 import (
 	"net/netip"
 	"os"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -42,8 +44,11 @@ func addr(s string) netip.Addr        { return netip.MustParseAddr(s) }
 func cidr(s string) netip.Prefix      { return netip.MustParsePrefix(s) }
 func tcp(a string, p uint16) Endpoint { return Endpoint{unix.IPPROTO_TCP, addr(a), p} }
 func udp(a string, p uint16) Endpoint { return Endpoint{unix.IPPROTO_UDP, addr(a), p} }
+func sctp(a string, p uint16) Endpoint {
+	return Endpoint{unix.IPPROTO_SCTP, addr(a), p}
+}
 
-// full has an element in each set and networks of every kind: whole bytes, part of one, one address.
+// full has an element in each set, networks of every kind (whole bytes, part of one, one address) and such clients to steer.
 func full() Ruleset {
 	return Ruleset{
 		Virtual: map[Endpoint]Masquerade{
@@ -53,6 +58,16 @@ func full() Ruleset {
 		Hairpin: map[netip.Addr]struct{}{addr("10.244.1.5"): {}, addr("fd00:244::5"): {}},
 		ClusterCIDRs: []netip.Prefix{cidr("10.244.0.0/16"), cidr("172.16.0.0/12"), cidr("192.0.2.77/32"), cidr("10.245.3.0/25"),
 			cidr("fd00:244::/48"), cidr("fd00:245::/49")},
+		Steering: []Steer{
+			{tcp("192.0.2.10", 30080), cidr("198.51.100.0/24"), 0x70000002},
+			{tcp("192.0.2.10", 30080), cidr("198.48.0.0/13"), 0x70000003},
+			{tcp("192.0.2.10", 30080), netip.Prefix{}, 0x70000001},
+			{udp("10.96.0.10", 53), cidr("203.0.113.7/32"), 1},
+			{sctp("fd00:96::10", 80), netip.Prefix{}, 0xffffffff},
+			{tcp("2001:db8::10", 30080), cidr("2001:db8:1::/48"), 0x70000004},
+			{udp("2001:db8::10", 30080), cidr("2001:db8:1::/49"), 0x70000005},
+			{udp("2001:db8::10", 30080), cidr("2001:db8::7/128"), 0x70000006},
+		},
 	}
 }
 
@@ -125,6 +140,70 @@ func testTable(t *testing.T, open func(testing.TB) table) {
 		_, state := read(t, c)
 		require.False(t, state.Present)
 	})
+	t.Run("steering", func(t *testing.T) {
+		c := open(t)
+		rest := full()
+		rest.Steering = nil
+		_, err := c.Apply(rest)
+		require.NoError(t, err)
+		holds(t, c, rest)
+
+		verbs := func(ops []Op) (out []string) {
+			for _, o := range ops {
+				out = append(out, strings.TrimPrefix(o.String(), "nft "))
+			}
+			return out
+		}
+		rules := func(from []Steer) (out []string) {
+			for _, chain := range []string{"steer_in", "steer_out"} {
+				for _, s := range from {
+					out = append(out, "add rule inet pointsman "+chain+" '"+s.String()+` comment "to the virtual server of this mark"'`)
+				}
+			}
+			return out
+		}
+		want := rest.Clone()
+		want.Steering = []Steer{{tcp("192.0.2.10", 30080), netip.Prefix{}, 7}, {udp("2001:db8::10", 53), cidr("fd00::/64"), 8}}
+		ops, err := c.Apply(want)
+		require.NoError(t, err)
+		require.Equal(t, append([]string{
+			`add chain inet pointsman steer_in '{ type filter hook input priority 90; policy accept; comment "what a virtual server of a mark takes, from outside and from pods"; }'`,
+			`add chain inet pointsman steer_out '{ type filter hook output priority -110; policy accept; comment "what a virtual server of a mark takes, from this node"; }'`,
+		}, rules(want.Steering)...), verbs(ops))
+		holds(t, c, want)
+
+		// The order counts; elements that differ too go with it.
+		slices.Reverse(want.Steering)
+		want.Hairpin[addr("10.244.1.6")] = struct{}{}
+		delete(want.Virtual, udp("192.0.2.10", 30080))
+		ops, err = c.Apply(want)
+		require.NoError(t, err)
+		expected := append([]string{"add element inet pointsman hairpin4 '{ 10.244.1.6 . 10.244.1.6 }'",
+			"flush chain inet pointsman steer_in", "flush chain inet pointsman steer_out"}, rules(want.Steering)...)
+		expected = append(expected, "delete element inet pointsman masquerade4 '{ udp . 192.0.2.10 . 30080 }'")
+		require.Equal(t, expected, verbs(ops))
+		holds(t, c, want)
+
+		// Neither chain is touched for the cluster's networks.
+		want.ClusterCIDRs = nil
+		ops, err = c.Apply(want)
+		require.NoError(t, err)
+		require.NotEmpty(t, ops)
+		for _, o := range ops {
+			require.Equal(t, "postrouting", o.Chain, o)
+		}
+		holds(t, c, want)
+
+		want.Steering = nil
+		ops, err = c.Apply(want)
+		require.NoError(t, err)
+		require.Equal(t, []string{"flush chain inet pointsman steer_in", "flush chain inet pointsman steer_out",
+			"delete chain inet pointsman steer_in", "delete chain inet pointsman steer_out"}, verbs(ops))
+		holds(t, c, want)
+		require.ErrorIs(t, c.Commit(ops), os.ErrNotExist, "the chains are gone")
+		require.ErrorIs(t, c.Commit([]Op{{Verb: AddRule, Chain: "steer_in", Rule: full().steeringRules()[0]}}), os.ErrNotExist)
+		holds(t, c, want)
+	})
 	t.Run("all or nothing", func(t *testing.T) {
 		c := open(t)
 		_, err := c.Apply(full())
@@ -155,6 +234,7 @@ func testTable(t *testing.T, open func(testing.TB) table) {
 			{Virtual: map[Endpoint]Masquerade{{}: Always}},
 			{Hairpin: map[netip.Addr]struct{}{{}: {}}},
 			{ClusterCIDRs: []netip.Prefix{{}}},
+			{Steering: []Steer{{Endpoint: tcp("192.0.2.10", 1)}}},
 		} {
 			_, err := c.Apply(bad)
 			require.Error(t, err)
@@ -185,8 +265,17 @@ func anyRuleset() *rapid.Generator[Ruleset] {
 		a := rapid.SampledFrom(addrs).Draw(r, "network")
 		return netip.PrefixFrom(a, rapid.IntRange(0, a.BitLen()).Draw(r, "bits"))
 	})
+	steer := rapid.Custom(func(r *rapid.T) Steer {
+		s := Steer{Endpoint: endpoint.Draw(r, "endpoint"), Mark: rapid.Uint32Range(1, 1<<32-1).Draw(r, "mark")}
+		if rapid.Bool().Draw(r, "some clients") {
+			s.Source = prefix.
+				Filter(func(p netip.Prefix) bool { return p.Addr().Is4() == s.Addr.Is4() }).Draw(r, "clients")
+		}
+		return s
+	})
 	return rapid.Custom(func(r *rapid.T) Ruleset {
 		return Ruleset{
+			Steering:     rapid.SliceOfN(steer, 0, 4).Draw(r, "steering"),
 			Virtual:      rapid.MapOfN(endpoint, class, 0, 12).Draw(r, "virtual"),
 			Hairpin:      rapid.MapOfN(rapid.SampledFrom(addrs), rapid.Just(struct{}{}), 0, 5).Draw(r, "hairpin"),
 			ClusterCIDRs: rapid.SliceOfN(prefix, 0, 3).Draw(r, "networks"),

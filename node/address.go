@@ -23,11 +23,11 @@ var notOurs = []string{
 // no packet yet (the end of the check is a change, so they follow at once), and temporary ones (RFC 8981), which
 // are for connecting from. A deprecated one stays: who knows it may use it.
 func (n *Node) Addresses() ([]netip.Addr, error) {
-	links, addrs, err := n.list()
+	r, err := n.read()
 	if err != nil {
 		return nil, fmt.Errorf("listing the node's addresses: %w", err)
 	}
-	return nodeAddresses(links, addrs), nil
+	return r.addresses, nil
 }
 
 // list reads interfaces and addresses, once more when they changed under it.

@@ -7,8 +7,11 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"time"
 
+	nl "github.com/mdlayher/netlink"
 	"github.com/vishvananda/netlink"
+	vnl "github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -141,11 +144,11 @@ func setOf(addrs []netip.Addr) map[netip.Addr]bool {
 // ReadDevice reads the device, and what the node has elsewhere. The error is ErrDevice for a device of our name
 // that is no dummy.
 func (n *Node) ReadDevice() (Device, error) {
-	links, addrs, err := n.list()
+	r, err := n.read()
 	if err != nil {
 		return Device{}, fmt.Errorf("reading device %s: %w", DeviceName, err)
 	}
-	return device(links, addrs)
+	return r.device, r.err
 }
 
 func device(links []netlink.Link, addrs []netlink.Addr) (Device, error) {
@@ -192,22 +195,109 @@ func device(links []netlink.Link, addrs []netlink.Addr) (Device, error) {
 // ApplyDevice does the ops in order and stops at the first that fails. One whose end is reached already, since
 // the address or the device is there or is gone, has not failed.
 func (n *Node) ApplyDevice(ops []DeviceOp) error {
+	n.writing.Lock()
+	defer n.writing.Unlock()
+	defer n.wrote()
 	var found netlink.Link // looked up once: there may be thousands of addresses
-	for _, o := range ops {
-		var err error
+	for len(ops) > 0 {
+		o := ops[0]
 		if found == nil && o.Verb != AddDevice {
+			var err error
 			if found, err = n.dummy(); errors.Is(err, os.ErrNotExist) && (o.Verb == DelDevice || o.Verb == DelAddress) {
+				ops = ops[1:]
 				continue
 			}
+			if err != nil {
+				return fmt.Errorf("%s: %w", o, err)
+			}
 		}
-		if err == nil {
-			err = n.do(o, found)
+		// Addresses go many to a send. Which of them failed is found out by doing them again one by one.
+		if many := addressOps(ops); many > 1 && n.doMany(ops[:many], found) == nil {
+			ops = ops[many:]
+			continue
 		}
-		if err != nil {
+		if err := n.do(o, found); err != nil {
 			return fmt.Errorf("%s: %w", o, err)
 		}
+		ops = ops[1:]
 	}
 	return nil
+}
+
+// wrote has what we changed be read back from the kernel.
+func (n *Node) wrote() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.watcher.forget()
+}
+
+// batchAddresses is how many addresses go into one send: each that fails is answered, and all answers have to fit into
+// the socket's buffer, 208 KiB, of which a small datagram takes less than 1 KiB.
+const batchAddresses = 128
+
+// addressOps is how many of the ops at the beginning are alike and about addresses, up to a batch.
+func addressOps(ops []DeviceOp) int {
+	n := 0
+	for n < min(len(ops), batchAddresses) && ops[n].Verb == ops[0].Verb && (ops[n].Verb == AddAddress || ops[n].Verb == DelAddress) {
+		n++
+	}
+	return n
+}
+
+// doMany does ops about addresses in one send. After an error some of them may be done.
+func (n *Node) doMany(ops []DeviceOp, found netlink.Link) error {
+	var conn *nl.Conn
+	if err := n.in(func() (err error) { conn, err = nl.Dial(unix.NETLINK_ROUTE, nil); return err }); err != nil {
+		return err
+	}
+	defer conn.Close()
+	messages := make([]nl.Message, len(ops))
+	for i, o := range ops {
+		messages[i] = addressMessage(o, found.Attrs().Index)
+	}
+	messages[len(messages)-1].Header.Flags |= nl.Acknowledge // failures are answered in any case
+	if _, err := conn.SendMessages(messages); err != nil {
+		return err
+	}
+	if err := conn.SetReadDeadline(time.Now().Add(answerPatience)); err != nil {
+		return err
+	}
+	_, err := conn.Receive()
+	return err
+}
+
+// answerPatience is how long the kernel may take for a batch.
+const answerPatience = 5 * time.Second
+
+// addressMessage is an op as rtnetlink takes it: the same as netlink.AddrAdd makes of [address].
+func addressMessage(o DeviceOp, index int) nl.Message {
+	a := address(o.Addr)
+	header := vnl.NewIfAddrmsg(unix.AF_INET)
+	if o.Addr.Addr().Is6() {
+		header.Family = unix.AF_INET6
+	}
+	header.Prefixlen, header.Index, header.Scope = uint8(o.Addr.Bits()), uint32(index), uint8(a.Scope)
+	m := nl.Message{Header: nl.Header{Type: unix.RTM_DELADDR, Flags: nl.Request}}
+	ae := nl.NewAttributeEncoder()
+	raw := o.Addr.Addr().AsSlice()
+	ae.Bytes(unix.IFA_LOCAL, raw)
+	ae.Bytes(unix.IFA_ADDRESS, raw)
+	if o.Verb == AddAddress {
+		m.Header.Type, m.Header.Flags = unix.RTM_NEWADDR, nl.Request|nl.Create|nl.Excl
+		if a.Flags != 0 {
+			ae.Uint32(unix.IFA_FLAGS, uint32(a.Flags))
+		}
+		if a.ValidLft > 0 {
+			info := vnl.IfaCacheInfo{IfaCacheinfo: unix.IfaCacheinfo{Valid: uint32(a.ValidLft), Prefered: uint32(a.PreferedLft)}}
+			ae.Bytes(unix.IFA_CACHEINFO, info.Serialize())
+		}
+	}
+	attributes, err := ae.Encode()
+	if err != nil {
+		panic(err) // of an attribute's length: these are a few bytes each
+	}
+	m.Data = append(header.Serialize(), attributes...)
+	return m
 }
 
 // dummy is the device; os.ErrNotExist when there is none, ErrDevice when it is not ours.

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -123,6 +124,54 @@ func TestKernelDevice(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, d.Addresses, 2)
 	sync()
+}
+
+// Thousands of addresses go many to a send; one that is there already, or gone already, keeps none of the others
+// from their end, and one that cannot be is told.
+func TestKernelManyAddresses(t *testing.T) {
+	n := open(t)
+	_, err := n.Changed() // from here on readings are kept
+	require.NoError(t, err)
+	var want []netip.Addr
+	for i := range 3*batchAddresses + 7 {
+		want = append(want, netip.AddrFrom4([4]byte{10, 96, byte(i >> 8), byte(i)}))
+		if i%3 == 0 {
+			want = append(want, netip.MustParseAddr(fmt.Sprintf("fd00:96::%x", i+1)))
+		}
+	}
+	before, err := n.ReadDevice()
+	require.NoError(t, err)
+	sh(t, "ip link add pointsman0 type dummy; ip addr add 10.96.0.200/32 dev pointsman0 scope host")
+	make := func(d Device) {
+		t.Helper()
+		require.NoError(t, n.ApplyDevice(DiffDevice(want, d)))
+	}
+	make(before) // knows nothing of the one that is there
+	d, err := n.ReadDevice()
+	require.NoError(t, err)
+	make(d)
+	d, err = n.ReadDevice()
+	require.NoError(t, err)
+	require.Empty(t, DiffDevice(want, d))
+	require.Len(t, d.Addresses, len(want))
+
+	without := slices.DeleteFunc(slices.Clone(want), func(a netip.Addr) bool { return a.Is4() })
+	ops := DiffDevice(without, d)
+	sh(t, "ip addr del 10.96.0.77/32 dev pointsman0")
+	require.NoError(t, n.ApplyDevice(ops))
+	d, err = n.ReadDevice()
+	require.NoError(t, err)
+	require.Equal(t, len(without), len(d.Addresses))
+
+	bad := DiffDevice(want, d)
+	bad[5].Addr = netip.MustParsePrefix("ff02::1/128") // a multicast address
+	require.ErrorContains(t, n.ApplyDevice(bad), bad[5].String())
+	d, err = n.ReadDevice()
+	require.NoError(t, err)
+	make(d)
+	d, err = n.ReadDevice()
+	require.NoError(t, err)
+	require.Len(t, d.Addresses, len(want))
 }
 
 func TestKernelDeviceOfAnother(t *testing.T) {

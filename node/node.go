@@ -20,6 +20,9 @@ type Node struct {
 	mu      sync.Mutex
 	watcher *watcher
 	sysctls map[string]int // files that are open, by key
+
+	// writing is held while the device is changed, so that the watcher does not look at each step of it.
+	writing sync.Mutex
 }
 
 // Open is the node of the calling thread's network namespace.

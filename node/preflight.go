@@ -171,7 +171,7 @@ func (p *preflight) others(ctx context.Context) {
 	exclude := fmt.Sprintf("add %s and the ClusterIP and external addresses of each Service of pointsman's to kube-proxy's ipvs.excludeCIDRs (flag --ipvs-exclude-cidrs), and restart it", p.own())
 	switch {
 	case mode == "ipvs":
-		p.add(Warn, "kube-proxy", "in ipvs mode: at every sync it deletes address-keyed virtual servers that it did not make, unless their address is excluded", exclude)
+		p.add(Warn, "kube-proxy", "in ipvs mode: at every sync it deletes address-keyed virtual servers that it did not make, unless their address is excluded", exclude+"; or leave it: steering Auto goes over to marks at the first deletion, steering Mark begins so")
 	case mode == "nftables":
 		p.add(Warn, "kube-proxy", "in nftables mode: it flushes all of IPVS once at each of its starts; that is repaired at once, but connections through it are cut", "start it before pointsman, and restart it when that does least harm")
 	case mode != "":

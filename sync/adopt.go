@@ -40,8 +40,8 @@ func (v *VirtualServer) adopts(s *ipvs.ServiceInfo) bool {
 		return false
 	}
 	known := make(map[ipvs.RealKey]bool, len(v.from))
-	for _, e := range v.from {
-		known[realServer(e, v.way, v.forwarding).RealKey] = true
+	for i := range v.from {
+		known[realServer(&v.from[i], v.way, v.forwarding).RealKey] = true
 	}
 	serving := 0
 	for i := range s.Reals {
@@ -82,23 +82,20 @@ func (r *Reconciler) release(kubeProxy bool) {
 	}
 }
 
-// addComing adds what can be prepared for a Service that gets its label.
-func (t *Target) addComing(in Input, s *endpoints.Server) {
+// coming are what can be prepared for a Service that gets its label.
+func coming(in *Input, s *endpoints.Server) (out []*VirtualServer) {
 	for _, p := range s.Coming {
 		for _, way := range p.Ways {
-			addresses := []netip.Addr{way.Addr}
-			if way.Kind == endpoints.NodePort {
-				addresses = sameFamily(in.NodeAddresses, way.Addr)
-			}
-			for _, addr := range addresses {
+			for _, addr := range in.addresses(way) {
 				key := ipvs.Key{Protocol: protocols[p.Protocol], Addr: addr, Port: way.Port}
-				t.Coming = append(t.Coming, &VirtualServer{
+				out = append(out, &VirtualServer{
 					Owner: s.Key, Service: ipvs.Service{Key: key}, OnDummy: way.Kind != endpoints.NodePort,
 					Masquerade: masqueradeClass(way, s.Spec.Forwarding),
 				})
 			}
 		}
 	}
+	return out
 }
 
 // prepare adds what has to be there at the moment when a Service that kube-proxy serves in ipvs mode gets our

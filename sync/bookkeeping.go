@@ -17,7 +17,7 @@ func (r *Reconciler) claim(p plan, what *touched) {
 		}
 	}
 	r.eachOwned(what, func(key ipvs.Key, o *Owned) {
-		if v := r.target.Servers[key]; v != nil && (o.Owner != v.Owner || o.Drain != v.Drain) {
+		if v := r.want(key); v != nil && (o.Owner != v.Owner || o.Drain != v.Drain) {
 			o.Owner, o.Drain, r.ledger.dirty = v.Owner, v.Drain, true
 		}
 	})
@@ -59,7 +59,7 @@ func (r *Reconciler) noteDraining(what *touched) {
 		if o == nil {
 			return
 		}
-		want := r.target.Servers[s.Key]
+		want := r.want(s.Key)
 		wanted := map[ipvs.RealKey]bool{}
 		if want != nil {
 			for _, real := range want.Reals {
@@ -73,7 +73,7 @@ func (r *Reconciler) noteDraining(what *touched) {
 			}
 			d, known := o.Draining[real.RealKey]
 			if !known {
-				d = Draining{Colour: want.Colour(real.RealKey), Since: time.Now().UTC().Truncate(time.Millisecond)}
+				d = Draining{Colour: r.colour(s.Key, real.RealKey), Since: time.Now().UTC().Truncate(time.Millisecond)}
 			}
 			draining[real.RealKey] = d
 		}
@@ -89,7 +89,7 @@ func (r *Reconciler) noteDraining(what *touched) {
 // forgetGone drops from the ledger what is neither wanted nor in the kernel any more.
 func (r *Reconciler) forgetGone(what *touched) {
 	r.eachOwned(what, func(key ipvs.Key, _ *Owned) {
-		if r.table.find(key) == nil && r.target.Servers[key] == nil {
+		if r.table.find(key) == nil && r.want(key) == nil {
 			delete(r.ledger.Owned, key)
 			r.ledger.dirty = true
 		}
@@ -108,4 +108,30 @@ func (r *Reconciler) disown(err error) {
 			r.ledger.dirty = true
 		}
 	}
+}
+
+// colour is the colour of a real server of ours, "" when it is not known: a lane's owner knows its own.
+func (r *Reconciler) colour(key ipvs.Key, real ipvs.RealKey) string {
+	if colour := r.want(key).Colour(real); colour != "" {
+		return colour
+	}
+	if colour := r.target.Servers[key].Colour(real); colour != "" {
+		return colour
+	}
+	o := r.ledger.Owned[key]
+	if o == nil {
+		return ""
+	}
+	if key.Mark != 0 {
+		for _, k := range r.target.ByOwner[o.Owner] {
+			v := r.target.Servers[k]
+			for i := range v.from {
+				e := &v.from[i]
+				if rk := v.realKey(e); rk == real || real.Port == 0 && rk.Addr == real.Addr {
+					return e.Colour
+				}
+			}
+		}
+	}
+	return o.Draining[real].Colour
 }

@@ -3,6 +3,7 @@ package sync
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/sirupsen/logrus"
 	"k8s.io/apimachinery/pkg/types"
@@ -49,9 +50,9 @@ func (r *Reconciler) derive(stale bool) error {
 	if first > 0 {
 		r.Log.WithField("virtualservers", first).Info("serving")
 	}
-	r.target = Desire(Input{
+	r.target = r.deriving.next(Input{
 		Snapshot: effective, Rollouts: r.ledger.Rollouts, NodeName: r.NodeName,
-		NodeAddresses: r.addresses, ClusterCIDRs: r.ClusterCIDRs,
+		NodeAddresses: r.addresses, ClusterCIDRs: r.ClusterCIDRs, Steering: r.Config.Steering,
 	})
 	return nil
 }
@@ -59,16 +60,23 @@ func (r *Reconciler) derive(stale bool) error {
 // keepInForce puts in place of each refused server what was last accepted of it: a bad declaration
 // changes nothing. A Service that is gone is no bad declaration.
 func (r *Reconciler) keepInForce(snap *endpoints.Snapshot) *endpoints.Snapshot {
-	effective := &endpoints.Snapshot{Servers: make([]endpoints.Server, 0, len(snap.Servers)), Errors: snap.Errors}
-	accepted := make(map[types.NamespacedName]endpoints.Server, len(snap.Servers))
-	for _, s := range snap.Servers {
+	effective := snap
+	accepted := make(map[types.NamespacedName]*endpoints.Server, len(snap.Servers))
+	for i := range snap.Servers {
+		s := &snap.Servers[i]
 		if s.Refused == nil {
 			accepted[s.Key] = s
-		} else if last, ok := r.inForce[s.Key]; ok && !s.Refused.Gone {
-			accepted[s.Key] = last
-			s = last
+			continue
 		}
-		effective.Servers = append(effective.Servers, s)
+		last, ok := r.inForce[s.Key]
+		if !ok || s.Refused.Gone {
+			continue
+		}
+		if effective == snap {
+			effective = &endpoints.Snapshot{Servers: slices.Clone(snap.Servers), Errors: snap.Errors}
+		}
+		effective.Servers[i] = *last
+		accepted[s.Key] = &effective.Servers[i] // not last, which would keep all of its Snapshot
 	}
 	r.inForce = accepted
 	return effective

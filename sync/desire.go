@@ -1,9 +1,7 @@
 package sync
 
 import (
-	"fmt"
 	"net/netip"
-	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -19,6 +17,10 @@ import (
 // Target is what the kernel should hold.
 type Target struct {
 	Servers map[ipvs.Key]*VirtualServer
+	// ByOwner are the keys of Servers by VirtualServer, sorted.
+	ByOwner map[types.NamespacedName][]ipvs.Key
+	// Rollouts is what each VirtualServer's new connections go to, and what is staged.
+	Rollouts map[types.NamespacedName]serving
 	// Masquerade is the desired content of our nftables table.
 	Masquerade nft.Ruleset
 	// Addresses are those that the dummy device should hold where no interface does, sorted.
@@ -31,13 +33,15 @@ type Target struct {
 	Coming []*VirtualServer
 	// Problems are what could not be had, by VirtualServer.
 	Problems map[types.NamespacedName][]string
+
+	ipv6 bool // there is an IPv6 virtual server
 }
 
 // VirtualServer is one IPVS virtual server as it should be.
 type VirtualServer struct {
 	Owner   types.NamespacedName // the VirtualServer object
 	Service ipvs.Service
-	Reals   []ipvs.RealServer // of the active colour only, sorted, each with weight > 0
+	Reals   []ipvs.RealServer // of the colours of mix, sorted, each with weight > 0
 	Drain   DrainPolicy
 	// Masquerade is the class of the address in our nftables table; nil where packets are not
 	// masqueraded.
@@ -45,10 +49,16 @@ type VirtualServer struct {
 	// OnDummy: the dummy device holds the address, unless an interface of the node does.
 	OnDummy bool
 
-	// What the real servers were derived from, to tell their colours.
+	mix     mix
+	preview bool // a way in of its own for the previewed colour: not switched with the others
+
+	// What Service and Reals were derived from, and lanes are.
+	declared   ipvs.Service
+	port       string // the Service port's name
 	from       []endpoints.Endpoint
 	way        endpoints.Way
 	forwarding v1alpha1.ForwardingMethod
+	node       string
 }
 
 // Colour is the colour of a real server among all endpoints behind v, "" when it is none of them.
@@ -56,12 +66,22 @@ func (v *VirtualServer) Colour(key ipvs.RealKey) string {
 	if v == nil {
 		return ""
 	}
-	for _, e := range v.from {
-		if realServer(e, v.way, v.forwarding).RealKey == key {
+	for i := range v.from {
+		e := &v.from[i]
+		if v.realKey(e) == key {
 			return e.Colour
 		}
 	}
 	return ""
+}
+
+// realKey is an endpoint as v has it for a real server.
+func (v *VirtualServer) realKey(e *endpoints.Endpoint) ipvs.RealKey {
+	key := realServer(e, v.way, v.forwarding).RealKey
+	if v.Service.Mark != 0 && v.forwarding != v1alpha1.Masquerade {
+		key.Port = 0
+	}
+	return key
 }
 
 // DrainPolicy says how long a real server may drain, and what then.
@@ -79,87 +99,39 @@ type Input struct {
 	NodeAddresses []netip.Addr
 	// ClusterCIDRs are the pod networks: a client from elsewhere that uses a ClusterIP is masqueraded.
 	ClusterCIDRs []netip.Prefix
+	// Steering is the node's way to key virtual servers, "" for Auto.
+	Steering v1alpha1.Steering
+}
+
+// serving is what one VirtualServer's new connections go to, what is to be staged beside it, and how it is keyed.
+type serving struct {
+	mix
+	staged   string // the colour that is staged; "" when none is
+	previews string // the colour that clients of sources get; "" when none do
+	sources  []netip.Prefix
+	steering v1alpha1.Steering
+}
+
+func servingOf(s *endpoints.Server, state rollout.State, node v1alpha1.Steering) serving {
+	out := serving{mix: mix{colour: state.Active}, steering: steeringOf(s.Spec.Steering, node)}
+	if state.Candidate != "" && state.Candidate != state.Active {
+		out.staged = state.Candidate
+		if state.Weight > 0 {
+			out.candidate, out.weight = state.Candidate, state.Weight
+		}
+	}
+	if p := s.Spec.Preview; p != nil && p.Colour != state.Active {
+		for _, text := range p.Sources {
+			if source, err := netip.ParsePrefix(text); err == nil { // validation has parsed it already
+				out.previews, out.sources = p.Colour, append(out.sources, source)
+			}
+		}
+	}
+	return out
 }
 
 // Desire derives the target. It is pure; its cost is linear in ways in × endpoints.
-func Desire(in Input) Target {
-	t := Target{
-		Servers:  map[ipvs.Key]*VirtualServer{},
-		Held:     map[types.NamespacedName]bool{},
-		Problems: map[types.NamespacedName][]string{},
-		Masquerade: nft.Ruleset{
-			Virtual: map[nft.Endpoint]nft.Masquerade{}, Hairpin: map[netip.Addr]struct{}{}, ClusterCIDRs: in.ClusterCIDRs,
-		},
-	}
-	for i := range in.Snapshot.Servers {
-		s := &in.Snapshot.Servers[i]
-		if s.Refused != nil {
-			if !s.Refused.Gone {
-				t.Held[s.Key] = true
-			}
-			t.addComing(in, s)
-			continue
-		}
-		for j := range s.Ports {
-			t.addPort(in, s, &s.Ports[j])
-		}
-	}
-	for key, v := range t.Servers {
-		if v.Masquerade != nil {
-			t.Masquerade.Virtual[MasqueradeElement(key)] = *v.Masquerade
-		}
-		if v.OnDummy {
-			t.Addresses = append(t.Addresses, key.Addr)
-		}
-	}
-	slices.SortFunc(t.Addresses, netip.Addr.Compare)
-	t.Addresses = slices.Compact(t.Addresses)
-	return t
-}
-
-// addPort adds the virtual servers of every way in to one Service port.
-func (t *Target) addPort(in Input, s *endpoints.Server, p *endpoints.Port) {
-	active := in.Rollouts[s.Key].Active
-	for _, way := range p.Ways {
-		addresses := []netip.Addr{way.Addr}
-		if way.Kind == endpoints.NodePort {
-			addresses = sameFamily(in.NodeAddresses, way.Addr)
-		}
-		reals := usable(p.Endpoints, active, way, in.NodeName)
-		for _, addr := range addresses {
-			key := ipvs.Key{Protocol: protocols[p.Protocol], Addr: addr, Port: way.Port}
-			if other, taken := t.Servers[key]; taken {
-				if other.Owner != s.Key {
-					t.Problems[s.Key] = append(t.Problems[s.Key], fmt.Sprintf("%s is served for VirtualServer %s already; give one of them another port", key, other.Owner))
-				}
-				continue
-			}
-			v := &VirtualServer{
-				Owner:   s.Key,
-				Service: service(key, s),
-				OnDummy: way.Kind != endpoints.NodePort,
-				Drain: DrainPolicy{
-					Timeout: s.Spec.Switch.Drain.Timeout.Duration,
-					Cut:     s.Spec.Switch.Drain.OnTimeout == v1alpha1.DrainCut,
-				},
-			}
-			v.Masquerade = masqueradeClass(way, s.Spec.Forwarding)
-			v.from, v.way, v.forwarding = p.Endpoints, way, s.Spec.Forwarding
-			for _, e := range reals {
-				r := realServer(e, way, s.Spec.Forwarding)
-				// A pod reaches itself by way of its own node only.
-				if v.Masquerade != nil && (e.Node == "" || e.Node == in.NodeName) {
-					t.Masquerade.Hairpin[e.Addr] = struct{}{}
-				}
-				// Without port translation, two ports of one address are one real server.
-				if n := len(v.Reals); n == 0 || v.Reals[n-1].RealKey != r.RealKey {
-					v.Reals = append(v.Reals, r)
-				}
-			}
-			t.Servers[key] = v
-		}
-	}
-}
+func Desire(in Input) Target { return new(deriving).next(in) }
 
 var protocols = map[corev1.Protocol]ipvs.Protocol{
 	corev1.ProtocolTCP: ipvs.TCP, corev1.ProtocolUDP: ipvs.UDP, corev1.ProtocolSCTP: ipvs.SCTP,
@@ -167,10 +139,15 @@ var protocols = map[corev1.Protocol]ipvs.Protocol{
 
 // usable are the endpoints of a colour that may get new connections by this way: the ready ones;
 // where no one is ready, those that still serve while they terminate, as kube-proxy does.
-func usable(all []endpoints.Endpoint, colour string, way endpoints.Way, node string) []endpoints.Endpoint {
-	pick := func(good func(endpoints.Endpoint) bool) (out []endpoints.Endpoint) {
-		for _, e := range all {
-			if e.Colour != colour || e.Colour == "" || e.Addr.Is4() != way.Addr.Is4() || way.LocalOnly && e.Node != node {
+func usable(all []endpoints.Endpoint, colour string, way endpoints.Way, node string) []*endpoints.Endpoint {
+	if colour == "" {
+		return nil
+	}
+	pick := func(good func(*endpoints.Endpoint) bool) []*endpoints.Endpoint {
+		out := make([]*endpoints.Endpoint, 0, len(all))
+		for i := range all {
+			e := &all[i]
+			if e.Colour != colour || e.Addr.Is4() != way.Addr.Is4() || way.LocalOnly && e.Node != node {
 				continue
 			}
 			if good(e) {
@@ -179,10 +156,10 @@ func usable(all []endpoints.Endpoint, colour string, way endpoints.Way, node str
 		}
 		return out
 	}
-	if ready := pick(func(e endpoints.Endpoint) bool { return e.Ready }); len(ready) > 0 {
+	if ready := pick(func(e *endpoints.Endpoint) bool { return e.Ready }); len(ready) > 0 {
 		return ready
 	}
-	return pick(func(e endpoints.Endpoint) bool { return e.Serving && e.Terminating })
+	return pick(func(e *endpoints.Endpoint) bool { return e.Serving && e.Terminating })
 }
 
 // Ready counts, by colour, the ready endpoints of a server that could serve every one of its ports:
@@ -190,12 +167,7 @@ func usable(all []endpoints.Endpoint, colour string, way endpoints.Way, node str
 func Ready(s *endpoints.Server) map[string]int {
 	var least map[string]int
 	for i := range s.Ports {
-		n := map[string]int{}
-		for _, e := range s.Ports[i].Endpoints {
-			if e.Ready && e.Colour != "" {
-				n[e.Colour]++
-			}
-		}
+		n := count(s.Ports[i].Endpoints, func(e *endpoints.Endpoint) bool { return e.Ready && e.Colour != "" })
 		if least == nil {
 			least = n
 			continue
@@ -205,6 +177,29 @@ func Ready(s *endpoints.Server) map[string]int {
 		}
 	}
 	return least
+}
+
+// count counts, by colour, the endpoints that are good. Those of a colour tend to come in a row, and a map is
+// asked once for each row: this is done for every server at every change.
+func count(all []endpoints.Endpoint, good func(*endpoints.Endpoint) bool) map[string]int {
+	n := make(map[string]int, 2)
+	colour, row := "", 0
+	for i := range all {
+		e := &all[i]
+		if !good(e) {
+			continue
+		}
+		if e.Colour != colour && row > 0 {
+			n[colour] += row
+			row = 0
+		}
+		colour = e.Colour
+		row++
+	}
+	if row > 0 {
+		n[colour] += row
+	}
+	return n
 }
 
 // service is the IPVS service of a key as its VirtualServer asks for it.
@@ -235,7 +230,7 @@ var schedulerFlags = map[string]ipvs.ServiceFlags{
 }
 
 // realServer is an endpoint as a real server. Only masquerading can translate the port.
-func realServer(e endpoints.Endpoint, way endpoints.Way, forwarding v1alpha1.ForwardingMethod) ipvs.RealServer {
+func realServer(e *endpoints.Endpoint, way endpoints.Way, forwarding v1alpha1.ForwardingMethod) ipvs.RealServer {
 	r := ipvs.RealServer{RealKey: ipvs.RealKey{Addr: e.Addr, Port: e.Port}, Weight: 1}
 	switch forwarding {
 	case v1alpha1.Tunnel:

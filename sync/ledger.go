@@ -28,6 +28,9 @@ type Ledger struct {
 	// Sysctls are the values that we found and changed, for cleanup to put back.
 	Sysctls map[string]string
 
+	// Undone: kube-proxy was seen to delete address-keyed virtual servers of ours.
+	Undone bool
+
 	// dirty: it may differ from the file. Whoever changes it says so, since comparing costs as much as writing.
 	dirty bool
 }
@@ -35,6 +38,9 @@ type Ledger struct {
 // Owned is a virtual server that is ours.
 type Owned struct {
 	Owner types.NamespacedName
+	// Lane is what a mark-keyed virtual server is made for, and Protocol whose packets its mark is for; see [lane].
+	Lane     string
+	Protocol ipvs.Protocol
 	// Drain is kept here since it outlives the declaration of the virtual server.
 	Drain    DrainPolicy
 	Draining map[ipvs.RealKey]Draining
@@ -70,11 +76,14 @@ type ledgerJSON struct {
 	Owned    []ownedJSON              `json:"owned"`
 	Rollouts map[string]rollout.State `json:"rollouts"`
 	Sysctls  map[string]string        `json:"sysctls,omitempty"`
+	Undone   bool                     `json:"undoneByKubeProxy,omitempty"`
 }
 
 type ownedJSON struct {
 	Key      keyJSON        `json:"key"`
 	Owner    string         `json:"owner"`
+	Lane     string         `json:"lane,omitempty"`
+	Protocol ipvs.Protocol  `json:"protocol,omitempty"`
 	Drain    DrainPolicy    `json:"drain"`
 	Draining []drainingJSON `json:"draining,omitempty"`
 }
@@ -111,8 +120,9 @@ func LoadLedger(stateDir string) (*Ledger, error) {
 	} else if boot != j.Boot {
 		return l, nil
 	}
+	l.Undone = j.Undone
 	for _, o := range j.Owned {
-		owned := &Owned{Owner: parseName(o.Owner), Drain: o.Drain, Draining: map[ipvs.RealKey]Draining{}}
+		owned := &Owned{Owner: parseName(o.Owner), Lane: o.Lane, Protocol: o.Protocol, Drain: o.Drain, Draining: map[ipvs.RealKey]Draining{}}
 		for _, d := range o.Draining {
 			owned.Draining[d.Real] = Draining{Colour: d.Colour, Since: d.Since}
 		}
@@ -130,12 +140,12 @@ func (l *Ledger) encode() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	j := ledgerJSON{Boot: boot, Owned: []ownedJSON{}, Rollouts: map[string]rollout.State{}, Sysctls: l.Sysctls}
+	j := ledgerJSON{Boot: boot, Owned: []ownedJSON{}, Rollouts: map[string]rollout.State{}, Sysctls: l.Sysctls, Undone: l.Undone}
 	for name, s := range l.Rollouts {
 		j.Rollouts[name.String()] = s
 	}
 	for key, o := range l.Owned {
-		e := ownedJSON{Key: key, Owner: o.Owner.String(), Drain: o.Drain}
+		e := ownedJSON{Key: key, Owner: o.Owner.String(), Lane: o.Lane, Protocol: o.Protocol, Drain: o.Drain}
 		for real, d := range o.Draining {
 			e.Draining = append(e.Draining, drainingJSON{Real: real, Colour: d.Colour, Since: d.Since})
 		}
@@ -143,7 +153,7 @@ func (l *Ledger) encode() ([]byte, error) {
 		j.Owned = append(j.Owned, e)
 	}
 	slices.SortFunc(j.Owned, func(a, b ownedJSON) int { return compareKeys(a.Key, b.Key) })
-	return json.MarshalIndent(j, "", " ")
+	return json.Marshal(j)
 }
 
 // ledgerStore writes a ledger to the state directory when it differs from what is there.

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 
 	"github.com/pointsman/pointsman/ipvs"
 	"github.com/pointsman/pointsman/nft"
@@ -24,10 +27,14 @@ func (r *Reconciler) Plan(ctx context.Context) (ops []fmt.Stringer, warnings []s
 	}
 	r.release(have.device.KubeProxy)
 	r.adopt(nil)
+	r.steer(have, r.owners(nil))
 	r.noteDraining(nil)
 	p := r.plan(have, nil)
 	for _, c := range p.conflicts {
 		warnings = append(warnings, c.Error())
+	}
+	for _, owner := range slices.SortedFunc(maps.Keys(r.steering.onTheWay), compareNames) {
+		warnings = append(warnings, fmt.Sprintf("VirtualServer %s: a cut-over is under way; what follows is planned when this was read back", owner))
 	}
 	for _, s := range r.snapshot.Servers {
 		if s.Refused != nil {
@@ -60,7 +67,7 @@ func (r *Reconciler) Cleanup(ctx context.Context, dryRun bool) (ops []fmt.String
 		}
 	}
 	_, rules, err := r.NFT.Read()
-	if err != nil {
+	if err != nil && !errors.Is(err, nft.ErrUnsupported) {
 		return nil, fmt.Errorf("reading the nftables table: %w", err)
 	}
 	if rules.Present {
@@ -105,6 +112,27 @@ func (r *Reconciler) Cleanup(ctx context.Context, dryRun bool) (ops []fmt.String
 	return ops, errors.Join(append(failed, r.store.save(r.ledger))...)
 }
 
+// Steered gives a function that tells which addresses' packets the rules put on a mark of ours, and the VirtualServer,
+// "" for any other virtual server.
+func (r *Reconciler) Steered() (func(ipvs.Key) string, error) {
+	var err error
+	if r.ledger, err = LoadLedger(r.StateDir); err != nil {
+		return nil, err
+	}
+	rules, _, err := r.NFT.Read()
+	if err != nil && !errors.Is(err, nft.ErrUnsupported) {
+		return nil, fmt.Errorf("reading the nftables table: %w", err)
+	}
+	c := crossing{rules: rules.Steering}
+	return func(key ipvs.Key) string {
+		o := r.ledger.Owned[key]
+		if key.Mark == 0 || o == nil {
+			return ""
+		}
+		return strings.Join(append([]string{o.Owner.String()}, c.steered(key)...), ", ")
+	}, nil
+}
+
 // Colours gives a function that tells the colour of a real server, "" for one that is none of ours:
 // as it is declared and, of those that drain and are not declared any more, as the ledger remembers it.
 func (r *Reconciler) Colours() (func(ipvs.Key, ipvs.RealKey) string, error) {
@@ -116,12 +144,6 @@ func (r *Reconciler) Colours() (func(ipvs.Key, ipvs.RealKey) string, error) {
 		return nil, err
 	}
 	return func(key ipvs.Key, real ipvs.RealKey) string {
-		if colour := r.target.Servers[key].Colour(real); colour != "" {
-			return colour
-		}
-		if o := r.ledger.Owned[key]; o != nil {
-			return o.Draining[real].Colour
-		}
-		return ""
+		return r.colour(key, real)
 	}, nil
 }

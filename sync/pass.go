@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/sirupsen/logrus"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/pointsman/pointsman/ipvs"
@@ -20,6 +21,7 @@ type kernel struct {
 	generation uint32 // of nftables, read before the table was
 	rules      nft.Ruleset
 	intact     bool
+	noRules    error // why there are no nftables; nil where there are
 	sysctls    []node.SysctlDiff
 	device     node.Device
 }
@@ -54,12 +56,15 @@ func appendOps[T fmt.Stringer](ops []fmt.Stringer, more []T) []fmt.Stringer {
 
 // pending are the owners of virtual servers that a plan changes or cannot have, but for what it
 // deletes: a real server that has drained serves no more either way.
-func (p plan) pending(t Target) map[types.NamespacedName]bool {
+func (r *Reconciler) pending(p plan) map[types.NamespacedName]bool {
 	out := make(map[types.NamespacedName]bool, len(p.conflicts))
 	for _, op := range p.ipvs {
-		if v := t.Servers[op.Service.Key]; v != nil && op.Verb != ipvs.DelReal {
+		if v := r.want(op.Service.Key); v != nil && op.Verb != ipvs.DelReal {
 			out[v.Owner] = true
 		}
+	}
+	for owner := range r.steering.onTheWay {
+		out[owner] = true
 	}
 	for _, c := range p.conflicts {
 		out[c.Server.Owner] = true
@@ -91,12 +96,15 @@ func (r *Reconciler) read(ctx context.Context, what *touched) (kernel, error) {
 	if r.table.whole != whole {
 		r.table.asOf = count // of before the reading: what changes meanwhile is read again
 	}
-	if k.generation, err = r.NFT.Generation(); err != nil {
+	k.generation, err = r.NFT.Generation()
+	switch {
+	case errors.Is(err, nft.ErrUnsupported):
+		k.noRules = err
+	case err != nil:
 		return k, fmt.Errorf("reading nftables' generation: %w", err)
-	}
-	if k.generation == r.rulesSeen.generation {
+	case k.generation == r.rulesSeen.generation:
 		k.rules, k.intact = r.rulesSeen.rules, r.rulesSeen.intact
-	} else {
+	default:
 		rules, state, err := r.NFT.Read()
 		if err != nil {
 			return k, fmt.Errorf("reading the nftables table: %w", err)
@@ -104,23 +112,13 @@ func (r *Reconciler) read(ctx context.Context, what *touched) (kernel, error) {
 		k.rules, k.intact, k.generation = rules, state.Intact, state.Generation
 		r.rulesSeen.generation, r.rulesSeen.rules, r.rulesSeen.intact = k.generation, rules, state.Intact
 	}
-	if k.sysctls, err = r.Node.CheckSysctls(node.Sysctls(r.target.ipv6())); err != nil {
+	if k.sysctls, err = r.Node.CheckSysctls(node.Sysctls(r.target.ipv6)); err != nil {
 		return k, err
 	}
 	if k.device, err = r.Node.ReadDevice(); err != nil {
 		return k, err
 	}
 	return k, nil
-}
-
-// ipv6 is whether there is an IPv6 virtual server.
-func (t *Target) ipv6() bool {
-	for key := range t.Servers {
-		if key.Addr.Is6() {
-			return true
-		}
-	}
-	return false
 }
 
 // plan is what leads from what was read to the target.
@@ -132,6 +130,13 @@ func (r *Reconciler) plan(have kernel, what *touched) plan {
 	for i := range r.table.services {
 		key := r.table.services[i].Key
 		if r.target.Servers[key] != nil || !r.ledger.Owns(key) {
+			continue
+		}
+		if key.Mark != 0 {
+			// A lane does not say which addresses its connections came by: all that there are stay until it has drained.
+			if o := r.ledger.Owned[key]; len(r.target.ByOwner[o.Owner]) == 0 {
+				addresses = append(addresses[:len(addresses):len(addresses)], have.device.Addresses...)
+			}
 			continue
 		}
 		if class, ok := have.rules.Virtual[MasqueradeElement(key)]; ok {
@@ -146,11 +151,60 @@ func (r *Reconciler) plan(have kernel, what *touched) plan {
 	}
 	masquerade, addresses = prepare(&r.target, have.device, masquerade, addresses)
 	p.device = node.DiffDevice(addresses, have.device)
-	p.nft = nft.Diff(masquerade, have.rules, have.intact)
+	masquerade.Steering = r.steering.rules()
+	if have.noRules == nil {
+		p.nft = nft.Diff(masquerade, have.rules, have.intact)
+	}
+	want, hold := r.wanted(what, have)
 	var conflicts []Conflict
-	p.ipvs, conflicts = planIPVS(r.target, &r.table, what, r.ledger, r.released, time.Now())
+	p.ipvs, conflicts = planIPVS(want, &r.table, what, r.ledger, hold, time.Now())
 	p.conflicts = r.noteConflicts(conflicts, what)
 	return p
+}
+
+// wanted are the virtual servers of what as they are to be in this round, lanes included, and those that
+// stay as they are: kube-proxy's again, waiting for their lanes, or lanes that a rule still puts packets on.
+func (r *Reconciler) wanted(what *touched, have kernel) (Target, map[ipvs.Key]bool) {
+	t, hold := Target{Servers: map[ipvs.Key]*VirtualServer{}, Held: r.target.Held}, map[ipvs.Key]bool{}
+	add := func(key ipvs.Key) {
+		v := r.want(key)
+		if v == nil {
+			return
+		}
+		t.Servers[key] = v
+		c := r.steering.of[v.Owner]
+		if key.Mark == 0 && (r.released[v.Owner] || c != nil && c.hold && !v.preview) {
+			hold[key] = true
+		}
+	}
+	if what != nil {
+		for key := range what.keys {
+			add(key)
+		}
+	} else {
+		for key := range r.target.Servers {
+			add(key)
+		}
+		for key := range r.ledger.Owned {
+			if key.Mark != 0 {
+				add(key)
+			}
+		}
+	}
+	for _, rule := range have.rules.Steering {
+		if key := markKey(rule.Mark, rule.Addr); t.Servers[key] == nil {
+			hold[key] = true
+		}
+	}
+	return t, hold
+}
+
+// unmasqueraded is the error of a node without nftables whose virtual servers need them at rest too.
+func (r *Reconciler) unmasqueraded(have kernel) error {
+	if have.noRules == nil || len(r.target.Masquerade.Virtual) == 0 {
+		return nil
+	}
+	return fmt.Errorf("nothing is masqueraded, which %d virtual servers need (forwarding tunnel and direct do not): %w", len(r.target.Masquerade.Virtual), have.noRules)
 }
 
 // withoutScheduler leaves out what would have IPVS load the scheduler by itself, which may hang it (package
@@ -165,6 +219,18 @@ func withoutScheduler(ops []ipvs.Op, name string) []ipvs.Op {
 		if !left[op.Service.Key] {
 			out = append(out, op)
 		}
+	}
+	return out
+}
+
+// withoutBehind leaves out what is to be rewritten behind rules that could not be made.
+func (r *Reconciler) withoutBehind(ops []ipvs.Op) []ipvs.Op {
+	var out []ipvs.Op
+	for _, op := range ops {
+		if o := r.ledger.Owned[op.Service.Key]; op.Service.Mark == 0 && o != nil && r.steering.of[o.Owner] != nil && r.steering.of[o.Owner].behind {
+			continue
+		}
+		out = append(out, op)
 	}
 	return out
 }
@@ -189,8 +255,10 @@ func (r *Reconciler) noteConflicts(found []Conflict, what *touched) []Conflict {
 // is joined and does not keep the rest from being done.
 func (r *Reconciler) apply(ctx context.Context, p plan) error {
 	started := time.Now()
-	for _, op := range p.Ops() {
-		r.Log.Debug(op.String())
+	if r.Log.WithFields(nil).Logger.IsLevelEnabled(logrus.DebugLevel) {
+		for _, op := range p.Ops() {
+			r.Log.Debug(op.String())
+		}
 	}
 	var failed []error
 	for name := range p.schedulers() {
@@ -212,6 +280,7 @@ func (r *Reconciler) apply(ctx context.Context, p plan) error {
 	if len(p.nft) > 0 {
 		if err := r.NFT.Commit(p.nft); err != nil {
 			failed = append(failed, fmt.Errorf("writing the nftables table: %w", err))
+			p.ipvs = r.withoutBehind(p.ipvs)
 		}
 	}
 	if len(p.ipvs) > 0 {

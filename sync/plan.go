@@ -6,24 +6,22 @@ import (
 	"slices"
 	"time"
 
-	"k8s.io/apimachinery/pkg/types"
-
 	"github.com/pointsman/pointsman/ipvs"
 )
 
 // planIPVS gives the ops that lead from the kernel's table to the target, of the virtual servers that
 // what looks at, in an order that is safe after each op, and the conflicts that no op of ours may
-// resolve. Virtual servers of released owners are none of its business. It is pure: now is only compared with the drain deadlines. Its cost is linear in the real
+// resolve. Those of hold stay as they are. It is pure: now is only compared with the drain deadlines. Its cost is linear in the real
 // servers of what, plus sorting.
 //
 // For one virtual server the order is: make it or set its options, add and raise real servers, then
 // lower those that must get no new connections, then delete those that have drained. So a prefix
 // has at worst both colours up, never none. Virtual servers follow one another rather than each
 // step over all of them, to keep each one's time of both short.
-func planIPVS(t Target, have *table, what *touched, l *Ledger, released map[types.NamespacedName]bool, now time.Time) (ops []ipvs.Op, conflicts []Conflict) {
+func planIPVS(t Target, have *table, what *touched, l *Ledger, hold map[ipvs.Key]bool, now time.Time) (ops []ipvs.Op, conflicts []Conflict) {
 	var wanted, retired []ipvs.Key
 	have.each(what, func(s *ipvs.ServiceInfo) {
-		if o := l.Owned[s.Key]; o != nil && t.Servers[s.Key] == nil && !t.Held[o.Owner] {
+		if o := l.Owned[s.Key]; o != nil && t.Servers[s.Key] == nil && !t.Held[o.Owner] && !hold[s.Key] {
 			retired = append(retired, s.Key)
 		}
 	})
@@ -39,8 +37,15 @@ func planIPVS(t Target, have *table, what *touched, l *Ledger, released map[type
 	slices.SortFunc(wanted, compareKeys)
 	slices.SortFunc(retired, compareKeys)
 
+	missing := 0 // ops, which are large
 	for _, key := range wanted {
-		if released[t.Servers[key].Owner] {
+		if have.find(key) == nil {
+			missing += 1 + len(t.Servers[key].Reals)
+		}
+	}
+	ops = slices.Grow(ops, missing)
+	for _, key := range wanted {
+		if hold[key] {
 			continue
 		}
 		h := have.find(key)
@@ -117,7 +122,7 @@ func planRetire(ops []ipvs.Op, h *ipvs.ServiceInfo, owned *Owned, now time.Time)
 // makes the plan the same each time.
 func planDrain(ops []ipvs.Op, service ipvs.Service, reals []ipvs.RealInfo, extra map[ipvs.RealKey]*ipvs.RealInfo, owned *Owned, now time.Time) []ipvs.Op {
 	for i := range reals {
-		if r := &reals[i]; extra[r.RealKey] != nil && r.Weight > 0 && service.Protocol != ipvs.UDP {
+		if r := &reals[i]; extra[r.RealKey] != nil && r.Weight > 0 && owned.protocol(service.Key) != ipvs.UDP {
 			lowered := r.RealServer
 			lowered.Weight = 0
 			ops = append(ops, ipvs.Op{Verb: ipvs.EditReal, Service: service, Real: lowered})
@@ -137,7 +142,7 @@ func planDrain(ops []ipvs.Op, service ipvs.Service, reals []ipvs.RealInfo, extra
 // Inactive connections count: half-open ones are among them.
 func deletable(key ipvs.Key, r *ipvs.RealInfo, owned *Owned, now time.Time) bool {
 	switch {
-	case key.Protocol == ipvs.UDP:
+	case owned.protocol(key) == ipvs.UDP:
 		return true
 	case r.Weight > 0:
 		return false
@@ -146,4 +151,12 @@ func deletable(key ipvs.Key, r *ipvs.RealInfo, owned *Owned, now time.Time) bool
 	}
 	d, known := owned.Draining[r.RealKey]
 	return known && owned.Drain.Cut && now.Sub(d.Since) >= owned.Drain.Timeout
+}
+
+// protocol is whose packets a virtual server of ours takes; a mark by itself does not say.
+func (o *Owned) protocol(key ipvs.Key) ipvs.Protocol {
+	if key.Mark != 0 && o != nil {
+		return o.Protocol
+	}
+	return key.Protocol
 }

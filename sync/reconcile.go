@@ -10,6 +10,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/pointsman/pointsman/api/v1alpha1"
 	"github.com/pointsman/pointsman/endpoints"
 	"github.com/pointsman/pointsman/ipvs"
 	"github.com/pointsman/pointsman/nft"
@@ -64,14 +65,15 @@ type (
 const (
 	driftInterval = 400 * time.Millisecond
 	driftEvery    = 2000
-	restInterval  = time.Second
+	restInterval  = 2 * time.Second
 )
 
 // wholeShare bounds what reading the whole table may cost while others write to it all the time: one part in so many.
 const wholeShare = 5
 
 // rounds is how often one pass reads, plans and applies before it gives up until the next.
-const rounds = 4
+// A cut-over takes six: lanes, rules, rewriting, no rules, lanes to weight 0, nothing left.
+const rounds = 10
 
 // Config is what a reconciler needs to know about its node.
 type Config struct {
@@ -79,6 +81,10 @@ type Config struct {
 	StateDir     string
 	NodePortsOn  []netip.Prefix // node addresses that serve node ports; empty: all of them
 	ClusterCIDRs []netip.Prefix
+	// Steering is how virtual servers are keyed that do not say so themselves; "" is Auto.
+	Steering v1alpha1.Steering
+	// Marks are ours to give; the zero value is [DefaultMarks].
+	Marks Marks
 }
 
 // Reconciler is the node's one loop. One goroutine runs it and owns all that it knows.
@@ -104,12 +110,14 @@ type Reconciler struct {
 	status statusStore
 
 	snapshot  *endpoints.Snapshot // the one that target was derived from
-	inForce   map[types.NamespacedName]endpoints.Server
+	inForce   map[types.NamespacedName]*endpoints.Server
+	deriving  deriving
 	addresses []netip.Addr
 	target    Target
 	conflicts map[ipvs.Key]Conflict         // as last planned
 	draining  map[ipvs.Key]bool             // virtual servers of which real servers drain
 	released  map[types.NamespacedName]bool // VirtualServers whose virtual servers are kube-proxy's again
+	steering  steering
 	undoing   undoing
 	undone    map[types.NamespacedName]string // what others undo, as last told
 	rulesSeen struct {                        // our nftables table when it was last read
@@ -242,6 +250,11 @@ func (r *Reconciler) scope(stale bool, before Target) *touched {
 	for key := range r.draining {
 		what.keys[key] = true
 	}
+	for owner := range r.steering.onTheWay {
+		for _, key := range r.target.ByOwner[owner] {
+			what.keys[key] = true
+		}
+	}
 	return what
 }
 
@@ -269,7 +282,7 @@ func (r *Reconciler) atRest() bool {
 	if err != nil || generation != r.rulesSeen.generation {
 		return false
 	}
-	sysctls, err := r.Node.CheckSysctls(node.Sysctls(r.target.ipv6()))
+	sysctls, err := r.Node.CheckSysctls(node.Sysctls(r.target.ipv6))
 	return err == nil && len(sysctls) == 0
 }
 
@@ -294,6 +307,7 @@ func (r *Reconciler) report(err error) {
 type observation struct {
 	conflicts []Conflict
 	pending   map[types.NamespacedName]bool // VirtualServers with something left to do
+	looked    *touched                      // that the pass looked at
 }
 
 // converge reads the kernel, plans and applies until a plan is empty. The first round reads what is
@@ -301,7 +315,8 @@ type observation struct {
 func (r *Reconciler) converge(ctx context.Context, what *touched) (observation, error) {
 	var applyErr error
 	var seen observation
-	all := what // that this pass looks at, over its rounds
+	owners := r.owners(what)
+	all := r.keysOf(owners, what) // that this pass looks at, over its rounds
 	for range rounds {
 		had := r.ours(what)
 		have, err := r.read(ctx, what)
@@ -311,20 +326,22 @@ func (r *Reconciler) converge(ctx context.Context, what *touched) (observation, 
 		r.noteUndone(had, have.device.KubeProxy, time.Now())
 		r.release(have.device.KubeProxy)
 		r.adopt(what)
-		r.noteDraining(what)
-		plan := r.plan(have, what)
-		seen = observation{plan.conflicts, plan.pending(r.target)}
-		r.claim(plan, what)
+		r.steer(have, owners)
+		look := r.keysOf(owners, all)
+		r.noteDraining(look)
+		plan := r.plan(have, look)
+		seen = observation{plan.conflicts, r.pending(plan), look}
+		r.claim(plan, look)
 		if plan.empty() {
-			r.forgetGone(all)
-			return seen, r.store.save(r.ledger)
+			r.forgetGone(look)
+			return seen, errors.Join(r.store.save(r.ledger), r.unmasqueraded(have))
 		}
 		if err := r.store.save(r.ledger); err != nil {
 			return seen, err // nothing is made that the next daemon would not know as ours
 		}
 		applyErr = r.apply(ctx, plan)
 		what = touchedBy(plan.ipvs)
-		all = all.and(what)
+		all = look.and(what)
 	}
 	if applyErr == nil {
 		applyErr = errors.New("the kernel does not hold what was written to it; another program may be undoing it (kube-proxy in ipvs mode? see `pointsman preflight`)")

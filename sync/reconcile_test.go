@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -91,7 +92,7 @@ func (b *bench) restart(t *testing.T) {
 
 // declare makes one pass over what is declared now.
 func (b *bench) declare(t *testing.T, servers ...endpoints.Server) *Status {
-	b.source.snap = &endpoints.Snapshot{Servers: servers}
+	b.source.snap = &endpoints.Snapshot{Servers: slices.Clone(servers)} // a Snapshot never changes
 	b.pass(b.ctx, true)
 	status, err := LoadStatus(b.StateDir)
 	require.NoError(t, err)
@@ -262,7 +263,7 @@ func TestAChangeCostsWhatItChanges(t *testing.T) {
 	assert.Equal(t, [5]int{0, 0, 2, 1, 1}, c.done(), "whole tables, lists and real servers read; batches and ops written")
 
 	// Made, changed and removed in one go.
-	servers[3].Spec.Scheduler.Name = "wrr"
+	servers[3].Spec.Scheduler.Name, servers[3].Digest = "wrr", "changed"
 	added := server("v1", map[string]int{"v1": 1})
 	added.Key.Name, added.Ports[0].Ways = "added", []endpoints.Way{{Kind: endpoints.NodePort, Addr: netip.IPv4Unspecified(), Port: 31000}}
 	b.declare(t, append([]endpoints.Server{added}, servers[1:]...)...)
@@ -625,20 +626,27 @@ func TestRandomWalk(t *testing.T) {
 		b := newBench(t, dir)
 		b.NodeChanged = make(chan struct{})
 		names := []string{"a", "b", "c", "d"}
+		last := map[string]endpoints.Server{}
 		declare := func() {
 			var servers []endpoints.Server
 			for i, name := range names {
 				if !rapid.Bool().Draw(rt, "declared") {
 					continue
 				}
+				if s, ok := last[name]; ok && rapid.Bool().Draw(rt, "unchanged") {
+					servers = append(servers, s)
+					continue
+				}
 				ready := rapid.MapOf(rapid.SampledFrom([]string{"v1", "v2", "v3"}), rapid.IntRange(0, 3)).Draw(rt, "ready")
 				s := server(rapid.SampledFrom([]string{"v1", "v2", "v3"}).Draw(rt, "active"), ready)
 				s.Key.Name = name
+				s.Spec.Steering = rapid.SampledFrom([]v1alpha1.Steering{"", "", v1alpha1.SteeringMark}).Draw(rt, "steering")
 				s.Ports[0].Ways = []endpoints.Way{
 					{Kind: endpoints.NodePort, Addr: netip.IPv4Unspecified(), Port: uint16(30000 + i)},
 					{Kind: endpoints.ClusterIP, Addr: netip.AddrFrom4([4]byte{10, 96, 0, byte(10 + i)}), Port: 80},
 				}
 				servers = append(servers, s)
+				last[name] = s
 			}
 			b.declare(t, servers...)
 		}
@@ -684,13 +692,14 @@ func TestRandomWalk(t *testing.T) {
 			saved, err := LoadLedger(dir)
 			require.NoError(rt, err)
 			require.Equal(rt, encoded(rt, b.ledger), encoded(rt, saved), "what is on disk is what is known")
+			requireWholeStatus(rt, b)
 			require.ElementsMatch(rt, uncounted(table()), uncounted(b.table.services), "what is known is what is there")
 			here := map[ipvs.Key]bool{}
 			for _, s := range table() {
 				here[s.Key] = true
 				require.True(rt, b.ledger.Owns(s.Key), "%s is ours", s.Key)
 				wanted := map[ipvs.RealKey]uint32{}
-				if v := b.target.Servers[s.Key]; v != nil {
+				if v := b.want(s.Key); v != nil {
 					require.Equal(rt, v.Service, s.Service)
 					for _, r := range v.Reals {
 						wanted[r.RealKey] = r.Weight
@@ -710,8 +719,15 @@ func TestRandomWalk(t *testing.T) {
 				require.Empty(rt, wanted)
 				require.Len(rt, b.ledger.Owned[s.Key].Draining, draining)
 			}
-			for key := range b.target.Servers {
-				require.True(rt, here[key], "%s is there", key)
+			rules, _, err := b.rules.Read()
+			require.NoError(rt, err)
+			steered := readSteering(rules.Steering)
+			for mark := range steered.marks {
+				require.True(rt, here[mark], "%s, which a rule puts packets on, is there", mark)
+			}
+			for key, v := range b.target.Servers {
+				marked := b.target.Rollouts[v.Owner].steering == v1alpha1.SteeringMark
+				require.True(rt, here[key] || marked && steered.plain[MasqueradeElement(key)] != 0, "%s is there", key)
 			}
 			require.Len(rt, b.ledger.Owned, len(here))
 		}

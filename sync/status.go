@@ -17,7 +17,6 @@ import (
 
 	"github.com/pointsman/pointsman/api/v1alpha1"
 	"github.com/pointsman/pointsman/endpoints"
-	"github.com/pointsman/pointsman/internal/atomicfile"
 	"github.com/pointsman/pointsman/ipvs"
 )
 
@@ -61,6 +60,14 @@ type ServerStatus struct {
 	Declared   string `json:"declared"` // spec.active
 	// Verified: the kernel was read back and holds Active, and Active only, in every virtual server.
 	Verified bool `json:"verified"`
+	// Staged is the colour that the kernel was read back to hold ready beside the active one; "" when none is.
+	Staged string `json:"staged,omitempty"`
+	// Weight is the candidate's share of new connections that was read back, in percent.
+	Weight int32 `json:"weight,omitempty"`
+	// Steering is how the virtual servers are keyed, "Address" or "Mark", and SteeringReason why, where that
+	// needs a word.
+	Steering       string `json:"steering,omitempty"`
+	SteeringReason string `json:"steeringReason,omitempty"`
 	// Virtual are the virtual servers in the kernel.
 	Virtual  []VirtualStatus              `json:"virtual,omitempty"`
 	Draining []DrainStatus                `json:"draining,omitempty"`
@@ -73,6 +80,8 @@ type VirtualStatus struct {
 	Key       string `json:"key"`
 	Scheduler string `json:"scheduler"`
 	Serving   int    `json:"serving"` // real servers with weight
+	// Steered are the addresses whose packets a rule puts on its mark; none for one keyed by an address.
+	Steered []string `json:"steered,omitempty"`
 }
 
 // DrainStatus is a real server that gets no new connections and still has some.
@@ -101,74 +110,9 @@ func LoadStatus(stateDir string) (*Status, error) {
 	return &s, nil
 }
 
-// statusStore writes a status to the state directory when it differs from the last one.
-type statusStore struct {
-	dir      string
-	told     func(*Status) // of each that differs; nil: nobody
-	last     string
-	previous map[types.NamespacedName]*ServerStatus
-}
-
-func (s *statusStore) save(status *Status) error {
-	text, err := json.Marshal(status)
-	if err != nil {
-		return fmt.Errorf("writing the status: %w", err)
-	}
-	if string(text) == s.last {
-		return nil
-	}
-	if err := atomicfile.Write(filepath.Join(s.dir, statusFile), text, 0o644); err != nil {
-		return fmt.Errorf("writing the status: %w", err)
-	}
-	s.last, s.previous = string(text), make(map[types.NamespacedName]*ServerStatus, len(status.Servers))
-	for i := range status.Servers {
-		each := &status.Servers[i]
-		s.previous[types.NamespacedName{Namespace: each.Namespace, Name: each.Name}] = each
-	}
-	if s.told != nil {
-		s.told(status)
-	}
-	return nil
-}
-
-// observe makes the status of what a pass saw.
-func (r *Reconciler) observe(seen observation, passErr error) *Status {
-	status := &Status{Node: r.NodeName, Rejected: r.Source.Failures(), Servers: []ServerStatus{}}
-	if passErr != nil {
-		status.Error = passErr.Error()
-	}
-	if r.snapshot == nil {
-		return status
-	}
-	status.Errors = r.snapshot.Errors
-	byOwner := map[types.NamespacedName][]*ipvs.ServiceInfo{}
-	for i := range r.table.services {
-		s := &r.table.services[i]
-		if o := r.ledger.Owned[s.Key]; o != nil {
-			byOwner[o.Owner] = append(byOwner[o.Owner], s)
-		}
-	}
-	for i := range r.snapshot.Servers {
-		s := &r.snapshot.Servers[i]
-		if last, ok := r.inForce[s.Key]; ok && s.Refused == nil {
-			s = &last
-		}
-		status.Servers = append(status.Servers, r.observeServer(s, seen, byOwner[s.Key], passErr))
-		delete(byOwner, s.Key)
-	}
-	for owner, services := range byOwner { // no longer declared, and still draining
-		gone := ServerStatus{Namespace: owner.Namespace, Name: owner.Name}
-		r.observeKernel(&gone, services)
-		status.Servers = append(status.Servers, gone)
-	}
-	slices.SortFunc(status.Servers, func(a, b ServerStatus) int {
-		return strings.Compare(a.Namespace+"/"+a.Name, b.Namespace+"/"+b.Name)
-	})
-	return status
-}
-
-func (r *Reconciler) observeServer(s *endpoints.Server, seen observation, services []*ipvs.ServiceInfo, passErr error) ServerStatus {
-	state := r.ledger.Rollouts[s.Key]
+// observeServer makes the status of one server of what it is made of; its conditions are those of before yet.
+func (r *Reconciler) observeServer(of *observed, services []*ipvs.ServiceInfo) ServerStatus {
+	s, state := of.server, of.state
 	out := ServerStatus{
 		Namespace: s.Key.Namespace, Name: s.Key.Name, Digest: s.Digest, Generation: s.Generation, Declared: s.Spec.Active,
 		Notes: notActedOn(s),
@@ -176,30 +120,26 @@ func (r *Reconciler) observeServer(s *endpoints.Server, seen observation, servic
 	out.Status.Active, out.Status.Previous, out.Status.Phase = state.Active, state.Previous, state.Phase
 	out.Status.Colours = Colours(s)
 	out.Status.Nodes = v1alpha1.NodesStatus{Total: 1}
+	out.Status.Conditions = of.status.Status.Conditions
 	r.observeKernel(&out, services)
-
-	var trouble []string
-	for _, c := range seen.conflicts {
-		if c.Server.Owner == s.Key {
-			trouble = append(trouble, c.Error())
-		}
+	out.Verified = s.Refused == nil && !of.failed && of.trouble == "" && !of.pending
+	out.Steering, out.SteeringReason, out.Staged = string(v1alpha1.SteeringAddress), of.keyed.why, of.keyed.staged
+	if of.keyed.marked {
+		out.Steering = string(v1alpha1.SteeringMark)
 	}
-	trouble = append(trouble, r.target.Problems[s.Key]...)
-	if s.Refused == nil && passErr == nil && len(trouble) == 0 {
-		out.Verified = !seen.pending[s.Key]
+	if out.Verified {
+		out.Weight = of.state.Weight
 	}
 	if out.Verified && state.Phase == v1alpha1.PhaseSteady {
 		out.Status.Nodes.Staged, out.Status.Nodes.Switched = 1, 1
 	}
-	r.setConditions(&out, s, state.Reason, state.Message, trouble)
+	r.setConditions(&out, of)
 	return out
 }
 
 // setConditions fills in the conditions, keeping the transition times of those that stay.
-func (r *Reconciler) setConditions(out *ServerStatus, s *endpoints.Server, blocked, message string, trouble []string) {
-	if before := r.status.previous[s.Key]; before != nil {
-		out.Status.Conditions = slices.Clone(before.Status.Conditions)
-	}
+func (r *Reconciler) setConditions(out *ServerStatus, of *observed) {
+	s, blocked, message := of.server, of.state.Reason, of.state.Message
 	set := func(kind string, ok bool, reason, message string) {
 		c := metav1.Condition{Type: kind, Status: metav1.ConditionFalse, Reason: reason, Message: message}
 		if ok {
@@ -210,10 +150,10 @@ func (r *Reconciler) setConditions(out *ServerStatus, s *endpoints.Server, block
 	switch {
 	case s.Refused != nil:
 		set(v1alpha1.ConditionAccepted, false, s.Refused.Reason, s.Refused.Message)
-	case len(trouble) > 0:
-		set(v1alpha1.ConditionAccepted, false, "AddressTaken", strings.Join(trouble, "; "))
-	case r.undone[s.Key] != "":
-		set(v1alpha1.ConditionAccepted, false, reasonUndone, r.undone[s.Key])
+	case of.trouble != "":
+		set(v1alpha1.ConditionAccepted, false, "AddressTaken", of.trouble)
+	case of.undone != "":
+		set(v1alpha1.ConditionAccepted, false, reasonUndone, of.undone)
 	default:
 		set(v1alpha1.ConditionAccepted, true, "Accepted", "")
 	}
@@ -267,7 +207,13 @@ func (r *Reconciler) observeKernel(out *ServerStatus, services []*ipvs.ServiceIn
 			}
 			out.Draining = append(out.Draining, ds)
 		}
-		out.Virtual = append(out.Virtual, v)
+		// A lane counts only where it is what serves; elsewhere it is staged, or drains.
+		if c := r.steering.of[o.Owner]; s.Key.Mark == 0 || c != nil && c.away && c.lanes[s.Key] != nil {
+			if s.Key.Mark != 0 {
+				v.Steered = c.steered(s.Key)
+			}
+			out.Virtual = append(out.Virtual, v)
+		}
 	}
 	slices.SortFunc(out.Virtual, func(a, b VirtualStatus) int { return strings.Compare(a.Key, b.Key) })
 }
@@ -276,10 +222,7 @@ func (r *Reconciler) observeKernel(out *ServerStatus, services []*ipvs.ServiceIn
 func Colours(s *endpoints.Server) []v1alpha1.ColourStatus {
 	ready, all := Ready(s), map[string]int{}
 	for i := range s.Ports {
-		n := map[string]int{}
-		for _, e := range s.Ports[i].Endpoints {
-			n[e.Colour]++
-		}
+		n := count(s.Ports[i].Endpoints, func(*endpoints.Endpoint) bool { return true })
 		for c := range n {
 			all[c] = max(all[c], n[c])
 		}
@@ -302,8 +245,6 @@ func notActedOn(s *endpoints.Server) []string {
 			out = append(out, field+" is not acted on by this version")
 		}
 	}
-	note(s.Spec.Preview != nil, "spec.preview")
-	note(s.Spec.Steering == v1alpha1.SteeringMark, "spec.steering Mark")
 	note(s.Spec.Switch.Gate.Probe != nil, "spec.switch.gate.probe")
 	note(len(s.Spec.Switch.Steps) > 0, "spec.switch.steps")
 	note(s.Spec.Switch.Observe != nil, "spec.switch.observe")

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/pointsman/pointsman/endpoints"
 	"github.com/pointsman/pointsman/ipvs"
 )
 
@@ -161,6 +162,9 @@ func touchedBetween(a, b Target) *touched {
 	t := touched{keys: make(map[ipvs.Key]bool)}
 	for key, v := range b.Servers {
 		before := a.Servers[key]
+		if before == v {
+			continue
+		}
 		if before == nil || before.Service != v.Service || before.Owner != v.Owner || before.Drain != v.Drain || !slices.Equal(before.Reals, v.Reals) {
 			t.keys[key] = true
 			t.options = t.options || before == nil || before.Service != v.Service
@@ -171,5 +175,26 @@ func touchedBetween(a, b Target) *touched {
 			t.keys[key] = true
 		}
 	}
+	for owner, now := range b.Rollouts {
+		before := a.Rollouts[owner]
+		same := now.equal(before)
+		for _, key := range b.ByOwner[owner] {
+			if !same || now.aside() && a.Servers[key] != nil && !sameEndpoints(a.Servers[key].from, b.Servers[key].from) {
+				t.keys[key] = true
+			}
+		}
+	}
 	return &t
+}
+
+// aside says whether real servers are held that no address-keyed virtual server has.
+func (s serving) aside() bool { return s.staged != "" || s.previews != "" }
+
+func (s serving) equal(o serving) bool {
+	return s.mix == o.mix && s.staged == o.staged && s.previews == o.previews && s.steering == o.steering && slices.Equal(s.sources, o.sources)
+}
+
+// sameEndpoints compares two lists, which share memory most often when they are equal.
+func sameEndpoints(a, b []endpoints.Endpoint) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0] || slices.Equal(a, b))
 }

@@ -110,6 +110,9 @@ func (r *Reconciler) noteUndone(had []ipvs.Key, kubeProxy bool, now time.Time) {
 	for _, key := range had {
 		if r.table.find(key) == nil {
 			r.undoing.missed(key, now)
+			if key.Mark == 0 && kubeProxy && !r.ledger.Undone {
+				r.ledger.Undone, r.ledger.dirty = true, true
+			}
 		}
 	}
 	r.undoing.forget(now)
@@ -133,7 +136,7 @@ func (r *Reconciler) ours(what *touched) (keys []ipvs.Key) {
 		return nil
 	}
 	r.table.each(what, func(s *ipvs.ServiceInfo) {
-		if r.ledger.Owns(s.Key) && r.target.Servers[s.Key] != nil {
+		if r.ledger.Owns(s.Key) && r.want(s.Key) != nil {
 			keys = append(keys, s.Key)
 		}
 	})

@@ -73,6 +73,7 @@ func TestWhoUndoesOurWorkIsTold(t *testing.T) {
 				return n
 			}
 			b.node.SetKubeProxy(kubeProxy)
+			b.Config.Steering = v1alpha1.SteeringAddress // or it would be steered past its reach
 			b.declare(t, server("v1", map[string]int{"v1": 2}))
 			right := b.serving(t)
 			for range 2 {

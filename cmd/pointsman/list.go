@@ -60,7 +60,7 @@ all that the kernel tells.`,
 	flags.BoolVarP(&f.connections, "connection", "c", false, "connections instead of virtual servers")
 	flags.BoolVar(&f.timeouts, "timeout", false, "timeouts instead of virtual servers")
 	flags.BoolVar(&f.daemons, "daemon", false, "synchronisation daemons instead of virtual servers")
-	flags.BoolVar(&f.colour, "colour", false, "add the colour of each real server")
+	flags.BoolVar(&f.colour, "colour", false, "add the colour of each real server, and what each mark of pointsman's stands for")
 	flags.StringVarP(&f.output, "output", "o", "", "json: everything, for programs")
 	c.MarkFlagsMutuallyExclusive("tcp-service", "udp-service", "sctp-service", "fwmark-service")
 	c.MarkFlagsMutuallyExclusive("connection", "timeout", "daemon", "output")
@@ -114,7 +114,7 @@ func (f *listFlags) run(e env, c *cobra.Command, s *settings) error {
 		return encoder.Encode(services)
 	}
 	if f.colour {
-		if f.Colour, err = colours(ctx, s); err != nil {
+		if err = f.know(ctx, s); err != nil {
 			return err
 		}
 	}
@@ -151,17 +151,21 @@ func (f *listFlags) only() (*ipvs.Key, error) {
 	return key, nil
 }
 
-// colours tells the colour of a real server, as the manifests give it and, for those that drain and
-// are declared no more, as the ledger remembers it.
-func colours(ctx context.Context, s *settings) (func(ipvs.Key, ipvs.RealKey) string, error) {
+// know has the list tell the colour of a real server, as the manifests give it and, for those that drain and
+// are declared no more, as the ledger remembers it; and what the marks of ours stand for.
+func (f *listFlags) know(ctx context.Context, s *settings) error {
 	snap, err := s.load(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("--colour: %w", err)
+		return fmt.Errorf("--colour: %w", err)
 	}
 	r, closeKernel, err := newReconciler(s, fixed{snap})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer closeKernel()
-	return r.Colours()
+	if f.Colour, err = r.Colours(); err != nil {
+		return err
+	}
+	f.Steered, err = r.Steered()
+	return err
 }

@@ -46,7 +46,7 @@ func newPlan(e env) *cobra.Command {
 			return nil
 		},
 	}
-	define(c, keyManifests, keyKubeconfig, keyStateDir, keyNodeName, keyNodePorts, keyClusterCIDRs)
+	define(c, keyManifests, keyKubeconfig, keyStateDir, keyNodeName, keyNodePorts, keyClusterCIDRs, keySteering, keyMarks)
 	return c
 }
 

@@ -7,12 +7,16 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"github.com/spf13/viper"
+
+	"github.com/pointsman/pointsman/api/v1alpha1"
+	"github.com/pointsman/pointsman/sync"
 )
 
 // configFile is read when it is there and --config names no other.
@@ -26,6 +30,8 @@ const (
 	keyNodeName      = "node-name"
 	keyNodePorts     = "node-port-addresses"
 	keyClusterCIDRs  = "cluster-cidrs"
+	keySteering      = "steering"
+	keyMarks         = "steering-marks"
 	keyHealthAddress = "health-address"
 	keyLogFormat     = "log-format"
 	keyLogLevel      = "log-level"
@@ -35,6 +41,8 @@ const (
 type settings struct {
 	manifests, kubeconfig, stateDir, nodeName, healthAddress string
 	nodePorts, clusterCIDRs                                  []netip.Prefix
+	steering                                                 v1alpha1.Steering
+	marks                                                    sync.Marks
 	log                                                      *logrus.Logger
 }
 
@@ -104,6 +112,10 @@ func define(c *cobra.Command, keys ...string) {
 			f.StringSlice(key, nil, "networks whose node addresses serve node ports, as CIDRs (default: every address)")
 		case keyClusterCIDRs:
 			f.StringSlice(key, nil, "pod networks, as CIDRs: clients of a ClusterIP from elsewhere are masqueraded")
+		case keySteering:
+			f.String(key, string(v1alpha1.SteeringAuto), "how virtual servers are keyed that do not say so themselves: Address, Mark, or Auto: Address, unless kube-proxy in ipvs mode deletes those")
+		case keyMarks:
+			f.String(key, fmt.Sprintf("%#x-%#x", sync.DefaultMarks.First, sync.DefaultMarks.First+sync.DefaultMarks.Count-1), "firewall marks that a switch may use, none of them anybody else's")
 		case keyHealthAddress:
 			f.String(key, "", "address and port of /healthz, /readyz and /metrics, such as 127.0.0.1:9967 (default: none)")
 		case keyLogFormat:
@@ -117,7 +129,7 @@ func define(c *cobra.Command, keys ...string) {
 // configure reads flags, environment and file, in that order of precedence, for a command.
 func configure(e env, c *cobra.Command) (*settings, error) {
 	v := viper.New()
-	known := []string{keyManifests, keyKubeconfig, keyStateDir, keyNodeName, keyNodePorts, keyClusterCIDRs, keyHealthAddress, keyLogFormat, keyLogLevel}
+	known := []string{keyManifests, keyKubeconfig, keyStateDir, keyNodeName, keyNodePorts, keyClusterCIDRs, keySteering, keyMarks, keyHealthAddress, keyLogFormat, keyLogLevel}
 	v.SetEnvPrefix("POINTSMAN")
 	v.SetEnvKeyReplacer(strings.NewReplacer("-", "_"))
 	// An unknown variable is no error: Kubernetes sets POINTSMAN_SERVICE_HOST and the like in the pods of
@@ -189,6 +201,15 @@ func validate(e env, v *viper.Viper) (*settings, error) {
 	if s.clusterCIDRs, err = prefixes(v, keyClusterCIDRs); err != nil {
 		return nil, err
 	}
+	s.steering = v1alpha1.Steering(v.GetString(keySteering))
+	switch s.steering {
+	case "", v1alpha1.SteeringAuto, v1alpha1.SteeringAddress, v1alpha1.SteeringMark:
+	default:
+		return nil, usage("%s %q: want Auto, Address or Mark", keySteering, s.steering)
+	}
+	if s.marks, err = marks(v.GetString(keyMarks)); err != nil {
+		return nil, err
+	}
 	if s.nodeName == "" {
 		if s.nodeName, err = os.Hostname(); err != nil {
 			return nil, fmt.Errorf("finding the host's name: %w; set --%s", err, keyNodeName)
@@ -209,6 +230,20 @@ func prefixes(v *viper.Viper, key string) ([]netip.Prefix, error) {
 		}
 	}
 	return out, nil
+}
+
+// marks is a range of firewall marks, as in 0x1000-0x1fff.
+func marks(text string) (sync.Marks, error) {
+	if text == "" {
+		return sync.DefaultMarks, nil
+	}
+	from, to, _ := strings.Cut(text, "-")
+	first, errFirst := strconv.ParseUint(from, 0, 32)
+	last, errLast := strconv.ParseUint(to, 0, 32)
+	if errFirst != nil || errLast != nil || first == 0 || last < first {
+		return sync.Marks{}, usage("%s %q: want the first and the last mark from 1 to 0xffffffff, as in 0x1000-0x1fff", keyMarks, text)
+	}
+	return sync.Marks{First: uint32(first), Count: uint32(last - first + 1)}, nil
 }
 
 func usage(format string, args ...any) error {

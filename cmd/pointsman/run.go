@@ -2,10 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
-	"os"
-	"runtime/debug"
 	"slices"
 	gosync "sync"
 
@@ -37,7 +36,7 @@ kernel's IPVS table as they say, until SIGTERM, which leaves the kernel as it is
 			return s.run(c.Context())
 		},
 	}
-	define(c, keyManifests, keyKubeconfig, keyStateDir, keyNodeName, keyNodePorts, keyClusterCIDRs, keyHealthAddress, keyLogFormat, keyLogLevel)
+	define(c, keyManifests, keyKubeconfig, keyStateDir, keyNodeName, keyNodePorts, keyClusterCIDRs, keySteering, keyMarks, keyHealthAddress, keyLogFormat, keyLogLevel)
 	return c
 }
 
@@ -80,16 +79,16 @@ func (s *settings) run(ctx context.Context) error {
 		return err
 	}
 	defer unwatch()
-	tasks := []task{src, r}
-	var observers []func(*sync.Status)
+	served := make(chan struct{})
+	begin := gosync.OnceFunc(func() { close(served) })
+	tasks := []task{src, r, newCollector(served)}
+	observers := []func(*sync.Status){func(*sync.Status) { begin() }}
 	if s.manifests == "" {
 		reporter, coordinator, err := s.meet()
 		if err != nil {
 			return err
 		}
-		served := make(chan struct{})
-		begin := gosync.OnceFunc(func() { close(served) })
-		observers = append(observers, reporter.Post, func(*sync.Status) { coordinator.Observe(src.Snapshot()); begin() })
+		observers = append(observers, reporter.Post, func(*sync.Status) { coordinator.Observe(src.Snapshot()) })
 		tasks = append(tasks, after{served, reporter}, after{served, coordinator})
 	}
 	if s.healthAddress != "" {
@@ -100,11 +99,6 @@ func (s *settings) run(ctx context.Context) error {
 		for _, observe := range observers {
 			observe(status)
 		}
-	}
-	// A daemon at rest keeps little but what lives: collecting more often costs it nothing then, and a third
-	// less memory on every node.
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(40)
 	}
 	s.log.WithField("version", version).WithField("node", s.nodeName).Infof("pointsman starts, over the %s", src)
 	group, ctx := errgroup.WithContext(ctx)
@@ -146,11 +140,16 @@ func newReconciler(s *settings, source sync.Source) (*sync.Reconciler, func(), e
 		return fail("IPVS", err)
 	}
 	opened.add(table)
-	rules, err := nft.Open()
-	if err != nil {
+	var rules sync.NFT
+	switch open, err := nft.Open(); {
+	case errors.Is(err, nft.ErrUnsupported):
+		rules = nft.Missing{} // what needs them fails, the rest goes on
+	case err != nil:
 		return fail("nftables", err)
+	default:
+		opened.add(open)
+		rules = open
 	}
-	opened.add(rules)
 	n, err := node.Open()
 	if err != nil {
 		return fail("the node", err)
@@ -159,6 +158,7 @@ func newReconciler(s *settings, source sync.Source) (*sync.Reconciler, func(), e
 	return &sync.Reconciler{
 		Config: sync.Config{
 			NodeName: s.nodeName, StateDir: s.stateDir, NodePortsOn: s.nodePorts, ClusterCIDRs: s.clusterCIDRs,
+			Steering: s.steering, Marks: s.marks,
 		},
 		IPVS: table, NFT: rules, Node: n, Source: source, Log: s.log,
 	}, opened.close, nil
@@ -171,12 +171,14 @@ func (s *settings) watchKernel(r *sync.Reconciler) (func(), error) {
 	if r.NodeChanged, err = r.Node.Changed(); err != nil {
 		return nil, err
 	}
-	rules, err := nft.OpenWatch()
-	if err != nil {
-		return nil, err
+	if _, missing := r.NFT.(nft.Missing); !missing {
+		rules, err := nft.OpenWatch()
+		if err != nil {
+			return nil, err
+		}
+		opened.add(rules)
+		r.RulesChanged = rules.Changed()
 	}
-	opened.add(rules)
-	r.RulesChanged = rules.Changed()
 	changes, err := ipvs.OpenChanges()
 	if err != nil {
 		s.log.WithError(err).Warn("changes of IPVS are not told by the kernel, so its table is read again and again, which costs time with many real servers")

@@ -197,6 +197,12 @@ func (p painter) server(s *sync.ServerStatus) {
 	}
 	for _, v := range s.Virtual {
 		p.line("  %s %s  %s", v.Key, v.Scheduler, plural(v.Serving, "real server", "real servers"))
+		for _, at := range v.Steered {
+			p.line("    %s %s", p.paint(dim, "from"), at)
+		}
+	}
+	if s.SteeringReason != "" && s.SteeringReason != "declared" {
+		p.line("  %s steering: %s, since %s", p.paint(dim, "i"), s.Steering, s.SteeringReason)
 	}
 	draining := map[string][]sync.DrainStatus{}
 	for _, d := range s.Draining {

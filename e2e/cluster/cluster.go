@@ -21,8 +21,9 @@ import (
 	"github.com/pointsman/pointsman/internal/lab"
 )
 
-// Patience is for what has to happen at some time, on a machine that may be slow.
-const Patience = 2 * time.Minute
+// Patience is for what has to happen at some time, on a machine that may be several times slower than the one that
+// a test was written on. It is what a failure costs, and nothing else.
+const Patience = 5 * time.Minute
 
 // Master is the node with the role control-plane, and the taint that goes with it.
 const Master = "mast01"
@@ -32,7 +33,16 @@ var (
 	PodNetwork    = netip.MustParsePrefix("10.244.0.0/16") // each node has a /24 of it
 	ClientNetwork = netip.MustParsePrefix("192.0.2.0/24")
 	uplinkNetwork = netip.MustParsePrefix("172.31.255.0/24")
+
+	podNetwork6 = netip.MustParsePrefix("fd00:10:244::/48") // the sisters of PodNetwork's
 )
+
+// sister is the IPv6 address that goes with an IPv4 one of a node, a pod or a client: fd00:192:0:2::10 with
+// 192.0.2.10. Its network is the /64.
+func sister(addr netip.Addr) netip.Addr {
+	a := addr.As4()
+	return netip.MustParseAddr(fmt.Sprintf("fd00:%d:%d:%d::%d", a[0], a[1], a[2], a[3]))
+}
 
 // Host parts of addresses, the same in each network.
 const (
@@ -143,7 +153,8 @@ func (c *Cluster) layNetwork(names ...string) error {
 	for _, n := range c.Nodes {
 		for _, other := range c.Nodes {
 			if n != other {
-				if err := n.Route(other.Pods, other.Addr, "eth0"); err != nil {
+				pods := netip.PrefixFrom(sister(other.Pods.Addr()), 64)
+				if err := errors.Join(n.Route(other.Pods, other.Addr, "eth0"), n.Route(pods, sister(other.Addr), "eth0")); err != nil {
 					return err
 				}
 			}
@@ -158,7 +169,7 @@ func (c *Cluster) layNetwork(names ...string) error {
 	for i := range clients {
 		addr := host(ClientNetwork, firstClientHost+i)
 		c.ClientAddrs = append(c.ClientAddrs, addr.Addr())
-		if err := c.Client.Address("eth0", addr); err != nil {
+		if err := c.Client.Address("eth0", addr, netip.PrefixFrom(sister(addr.Addr()), 64)); err != nil {
 			return err
 		}
 	}
@@ -177,9 +188,10 @@ func (c *Cluster) makeNode(i int, name string, segment *lab.Namespace) (*Node, e
 	c.t.Cleanup(func() { leaveUplink(name) })
 	if err := errors.Join(
 		lab.Join(ns, "eth0", segment, name),
-		ns.Address("eth0", addr),
-		ns.Dummy("cni0", netip.PrefixFrom(n.Gateway, 32)),
+		ns.Address("eth0", addr, netip.PrefixFrom(sister(addr.Addr()), 64)),
+		ns.Dummy("cni0", netip.PrefixFrom(n.Gateway, 32), netip.PrefixFrom(sister(n.Gateway), 128)),
 		ns.Sysctl("net/ipv4/ip_forward", "1"), // as CNI plug-ins do
+		ns.Sysctl("net/ipv6/conf/all/forwarding", "1"),
 		joinUplink(ns, name, uplink, n.Pods),
 	); err != nil {
 		return nil, err

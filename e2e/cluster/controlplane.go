@@ -20,7 +20,7 @@ import (
 
 const (
 	hostFromGuest = "10.0.2.2" // the host, by QEMU's user network
-	startPatience = 2 * time.Minute
+	startPatience = 4 * time.Minute
 )
 
 // controllers are those of kube-controller-manager that run: the ones between a Deployment and its
@@ -167,7 +167,7 @@ func (c *ControlPlane) startAPIServer() (err error) {
 		"--client-ca-file="+c.path("ca.crt"), "--authorization-mode=RBAC",
 		"--service-account-issuer=https://kubernetes.default.svc",
 		"--service-account-key-file="+c.path("sa.pub"), "--service-account-signing-key-file="+c.path("sa.key"),
-		"--service-cluster-ip-range=10.96.0.0/16", "--allow-privileged=true",
+		"--service-cluster-ip-range=10.96.0.0/16,fd00:10:96::/112", "--allow-privileged=true",
 		"--audit-policy-file="+c.path("audit-policy.yaml"), "--audit-log-path="+c.path(auditLog),
 		// It taints each new node until the node lifecycle controller, which does not run, finds it ready.
 		"--disable-admission-plugins=TaintNodesByCondition")

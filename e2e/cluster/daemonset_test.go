@@ -25,7 +25,7 @@ spec:
       containers: [{name: agent, image: agent}]
 `, "apply", "-f", "-")
 	require.NoError(t, err)
-	out, err := c.Kubectl("", "rollout", "status", "-n", "kube-system", "daemonset/agent", "--timeout=1m")
+	out, err := c.Kubectl("", "rollout", "status", "-n", "kube-system", "daemonset/agent", "--timeout="+Patience.String())
 	require.NoError(t, err)
 	require.Contains(t, out, "successfully rolled out")
 	at := map[string]string{}

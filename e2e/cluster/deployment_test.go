@@ -69,8 +69,8 @@ func TestClusterDeployment(t *testing.T) {
 	c.Endpoints("default", "myapp", 10)
 
 	// A pod that is deleted serves for its grace, is replaced at once, and is gone after.
-	require.NoError(t, c.Kube.CoreV1().Pods("default").Delete(ctx, first.Name, metav1.DeleteOptions{}))
 	asked := time.Now()
+	require.NoError(t, c.Kube.CoreV1().Pods("default").Delete(ctx, first.Name, metav1.DeleteOptions{}))
 	gone := func() error {
 		_, err := c.Kube.CoreV1().Pods("default").Get(ctx, first.Name, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {

@@ -12,7 +12,7 @@
 //	                  │ 192.0.2.10, .11, .12; routes to each other's pods
 //	                  └ a namespace a Pod, 10.244.1.0/24, 10.244.2.0/24, 10.244.3.0/24
 //
-// Pods are real listeners (package lab) that answer with their label version, or with the annotation
+// Nodes, pods and clients have an IPv6 address beside each IPv4 one, see sister. Pods are real listeners (package lab) that answer with their label version, or with the annotation
 // [SaysAnnotation]; [ReadyAnnotation] "false" makes one not ready. A deleted Pod serves until its
 // grace is over or [Cluster.EndPod]. A Pod on the host's network listens on nothing by itself: the
 // test starts what is to run there, with [Cluster.Run], as with any daemon of a node.
@@ -26,5 +26,8 @@
 //
 // To look inside while it runs: the host's half prints a kubectl command line that works on the host.
 // A failed test prints the end of what its daemons and the control plane said. The kernel is chosen
-// with POINTSMAN_TEST_KERNEL.
+// with POINTSMAN_TEST_KERNEL; scripts/test cluster runs all of it on two, side by side.
+//
+// A test here waits, with [Patience], for what must come, and asserts no time that something took: it
+// has to pass on a machine that is several times slower and does other things meanwhile.
 package cluster

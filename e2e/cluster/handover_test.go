@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -53,7 +54,6 @@ func TestClusterHandover(t *testing.T) {
 		c.Eventually(Patience, "the Service is pointsman's", func() error { return c.owns(n, n.nodePort(), c.clusterIP("myapp")) })
 	}
 	t.Logf("pointsman's on every node after %v", time.Since(asked).Round(10*time.Millisecond))
-	time.Sleep(15 * time.Second) // kube-proxy takes up to 8 s to come to it here
 	c.lostLittle("adding the label", all, asked)
 	for _, n := range c.Nodes {
 		require.NoError(t, c.serves(n, n.nodePort(), "app=myapp"))
@@ -65,16 +65,22 @@ func TestClusterHandover(t *testing.T) {
 	asked = time.Now()
 	_, err = c.Kubectl("", "label", "service", "myapp", endpoints.ServiceProxyLabel+"-")
 	require.NoError(t, err)
-	time.Sleep(15 * time.Second) // kube-proxy takes up to 8 s to come to it here
+	for _, n := range c.Nodes {
+		c.kubeProxyHas(n, "30080", c.clusterIP("myapp").Addr().String())
+	}
 	c.lostLittle("removing the label", all, asked)
 	all = c.driveAll()
 	asked = time.Now()
 	_, err = c.Kubectl("", "delete", "virtualserver", "myapp")
 	require.NoError(t, err)
-	time.Sleep(15 * time.Second) // kube-proxy takes up to 8 s to come to it here
 	c.lostLittle("deleting the VirtualServer then", all, asked)
 	// In the other modes it drains for as long as IPVS remembers a connection.
-	require.Error(t, c.owns(c.Node(Master), c.Node(Master).nodePort()), "it is pointsman's still, beside kube-proxy in ipvs mode")
+	c.Eventually(Patience, "it is pointsman's no more, beside kube-proxy in ipvs mode", func() error {
+		if c.owns(c.Node(Master), c.Node(Master).nodePort()) == nil {
+			return errors.New("it is still")
+		}
+		return nil
+	})
 	for _, n := range c.Nodes {
 		c.served(n, "kube-proxy serves both again", n.nodePort(), c.clusterIP("myapp"), c.clusterIP("other"))
 	}
@@ -86,17 +92,34 @@ func (c *Cluster) driveAll() (all []*traffic) {
 	for i, n := range c.Nodes {
 		all = append(all, c.drive(n, c.ClientAddrs[i*2:i*2+2], 20, 10))
 	}
-	time.Sleep(2 * time.Second)
+	awaitAll(c.t, all, 10)
 	return all
 }
 
-// lostLittle ends the traffic and checks what was lost of it since a time: nothing that was open, nothing by the
-// node port of the node in ipvs mode, whose virtual server only changes its owner, and elsewhere at most the
-// little that kube-proxy's own steps cost: whether it or pointsman is told first is chance, and in ipvs mode it
-// rejects a ClusterIP for as long as it has changed one of two ipsets.
+// calm is for how long nothing may be lost any more before a change of hands is called over. kube-proxy takes up to
+// 8 s to come to it here, software emulation on one processor.
+const calm = 12 * time.Second
+
+// lostLittle waits until nothing more is lost, ends the traffic and checks what was lost of it since a time: nothing
+// that was open, nothing by the node port of the node in ipvs mode, whose virtual server only changes its owner, and
+// elsewhere only the little that kube-proxy's own steps cost: whether it or pointsman is told first is chance, and in
+// ipvs mode it rejects a ClusterIP for as long as it has changed one of two ipsets. How much that is depends on how
+// long it takes for a step; docs/coexistence.md has figures.
 func (c *Cluster) lostLittle(step string, all []*traffic, since time.Time) {
 	c.t.Helper()
-	ended := time.Now()
+	time.Sleep(calm)
+	c.Eventually(Patience, step+": nothing is lost any more", func() error {
+		var errs []error
+		for _, f := range all {
+			for way, run := range f.runs {
+				lately := run.Report().Since(time.Now().Add(-calm / 3))
+				if lost := lately.Failed(); len(lost) > 0 || len(lately) == 0 {
+					errs = append(errs, fmt.Errorf("kube-proxy in %s mode, by %s, of %d: %s", modes[f.node.Name()], way, len(lately), lost.Lines()))
+				}
+			}
+		}
+		return errors.Join(errs...)
+	})
 	for _, f := range all {
 		mode := modes[f.node.Name()]
 		for way, l := range f.lost(since) {
@@ -106,11 +129,28 @@ func (c *Cluster) lostLittle(step string, all []*traffic, since time.Time) {
 			if mode == "ipvs" && way == "node port" {
 				require.Empty(c.t, failed.Lines(), "%s, kube-proxy in %s mode, by %s", step, mode, way)
 			}
-			require.Less(c.t, share(l), 0.1, "%s, kube-proxy in %s mode, by %s:\n%s", step, mode, way, failed.Lines())
-			require.Empty(c.t, failed.Since(ended.Add(-4*time.Second)).Lines(), "%s: it does not end, kube-proxy in %s mode, by %s", step, mode, way)
+			require.Less(c.t, share(l), 0.5, "%s, kube-proxy in %s mode, by %s:\n%s", step, mode, way, failed.Lines())
 		}
 		f.stop()
 	}
+}
+
+// kubeProxyHas waits until kube-proxy's own rules on the node, which it writes last, have all of the texts: it serves
+// then. Connections don't tell, since pointsman goes on to serve until the VirtualServer is deleted.
+func (c *Cluster) kubeProxyHas(n *Node, texts ...string) {
+	c.t.Helper()
+	show := map[string]string{"ipvs": "ipset list", "iptables": "iptables-save -t nat", "nftables": "nft list table ip kube-proxy"}[modes[n.Name()]]
+	words := strings.Fields(show)
+	c.Eventually(Patience, "kube-proxy has the Service on "+n.Name(), func() error {
+		time.Sleep(500 * time.Millisecond) // asking costs it time
+		out, err := n.Run(words[0], words[1:]...)
+		for _, text := range texts {
+			if err == nil && !strings.Contains(out, text) {
+				err = fmt.Errorf("%s shows no %s", show, text)
+			}
+		}
+		return err
+	})
 }
 
 // owns says what virtual servers of the node are not in the ledger of its daemon, which serve them.

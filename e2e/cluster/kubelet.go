@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -45,6 +46,7 @@ type kubelet struct {
 	names   map[types.NamespacedName]types.UID // of those that run
 	next    map[*Node]int                      // host part of the next address to try
 	used    map[string]bool                    // addresses
+	ended   map[netip.Addr]time.Time           // when what had the address last began to end
 	links   int
 }
 
@@ -56,7 +58,7 @@ func startKubelet(c *Cluster) (*kubelet, error) {
 		queue: workqueue.NewTypedRateLimitingQueue(
 			workqueue.NewTypedItemExponentialFailureRateLimiter[types.NamespacedName](50*time.Millisecond, 2*time.Second)),
 		running: map[types.UID]*sandbox{}, names: map[types.NamespacedName]types.UID{},
-		next: map[*Node]int{}, used: map[string]bool{},
+		next: map[*Node]int{}, used: map[string]bool{}, ended: map[netip.Addr]time.Time{},
 	}
 	if err := k.watch(); err != nil {
 		cancel()
@@ -225,11 +227,19 @@ func (k *kubelet) remove(name types.NamespacedName, except types.UID) {
 	s := k.running[uid]
 	delete(k.running, uid)
 	delete(k.names, name)
+	k.ended[s.addr] = time.Now()
 	k.mu.Unlock()
 	s.stop()
 	k.mu.Lock()
 	delete(k.used, s.addr.String())
 	k.mu.Unlock()
+}
+
+// endedAt is when the Pod that last had the address was ended; zero when none was.
+func (k *kubelet) endedAt(addr netip.Addr) time.Time {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.ended[addr]
 }
 
 // find gives the node of the name; nil when there is none.

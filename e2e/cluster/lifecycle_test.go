@@ -4,14 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/pointsman/pointsman/api/v1alpha1"
@@ -36,41 +33,6 @@ func living(version string, replicas int, says string) string {
 		out = strings.Replace(out, "metadata: {labels: {app: myapp,", fmt.Sprintf("metadata: {annotations: {%s: %s}, labels: {app: myapp,", SaysAnnotation, says), 1)
 	}
 	return out
-}
-
-// endings watches when pods are told to end, by the guest's clock.
-type endings struct {
-	mu   sync.Mutex
-	told map[netip.Addr]time.Time
-}
-
-func (c *Cluster) watchEndings() *endings {
-	e := &endings{told: map[netip.Addr]time.Time{}}
-	watcher, err := c.Kube.CoreV1().Pods("default").Watch(context.Background(), metav1.ListOptions{})
-	require.NoError(c.t, err)
-	c.t.Cleanup(watcher.Stop)
-	go func() {
-		for event := range watcher.ResultChan() {
-			pod, ok := event.Object.(*corev1.Pod)
-			if !ok || pod.DeletionTimestamp == nil || pod.Status.PodIP == "" {
-				continue
-			}
-			addr := netip.MustParseAddr(pod.Status.PodIP)
-			e.mu.Lock()
-			if e.told[addr].IsZero() {
-				e.told[addr] = time.Now()
-			}
-			e.mu.Unlock()
-		}
-	}()
-	return e
-}
-
-// at is when the pod was told to end, zero when it was not.
-func (e *endings) at(addr netip.Addr) time.Time {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.told[addr]
 }
 
 // The life of what is served, with load running on every node all the time.
@@ -100,12 +62,12 @@ func TestClusterLifecycle(t *testing.T) {
 
 // rolling gives the active colour's Deployment a new template: the controller replaces its pods one after the other.
 func (s *scene) rolling() {
-	runs, held, ends := s.loads(20), s.holds(8), s.watchEndings()
-	flows, err := s.Lab.Flow(lab.Flows{From: s.Client, Target: s.Nodes[0].nodePort(), Local: s.ClientAddrs, Count: 8})
+	runs, held := s.loads(20), s.holds(8)
+	flows, err := s.Lab.Flow(lab.Flows{From: s.Client, Target: s.Nodes[0].nodePort(), Local: s.ClientAddrs, Count: 8, Patience: 3 * time.Second})
 	require.NoError(s.t, err)
 	began := time.Now()
 	s.Apply(living("v1", 6, "v1-new"))
-	s.kubectl("rollout", "status", "deployment/myapp-v1", "--timeout=3m")
+	s.kubectl("rollout", "status", "deployment/myapp-v1", "--timeout="+Patience.String())
 	s.Eventually(Patience, "the pods before are gone", func() error {
 		if n := len(s.Pods("default", "version=v1")); n != 6 {
 			return fmt.Errorf("there are %d", n)
@@ -122,21 +84,34 @@ func (s *scene) rolling() {
 		require.Empty(s.t, report.To("v2").Lines())
 		s.t.Logf("%s, while rolling for %v: %v", n.Name(), after.Sub(began).Round(time.Millisecond), report)
 	}
-	shortest := time.Hour
 	for n, sessions := range held {
 		for _, one := range sessions.Close() {
-			told := ends.at(one.Backend)
-			require.False(s.t, told.IsZero(), "on %s, %v: its pod was never told to end", n.Name(), one)
-			lasted := one.Sent.Sub(told)
-			shortest = min(shortest, lasted)
-			require.Greater(s.t, lasted, grace-1500*time.Millisecond, "on %s, %v: ended before its pod", n.Name(), one)
+			if one.Alive() {
+				continue // its pod ended between two lines of it
+			}
+			ended := s.kubelet.endedAt(one.Backend)
+			require.False(s.t, ended.IsZero(), "on %s, %v: its pod was never ended", n.Name(), one)
+			failed := one.Failed
+			if one.Class == lab.Timeout {
+				failed = one.Sent.Add(3 * time.Second) // nobody may have been there to say that it is over
+			}
+			require.False(s.t, failed.Before(ended), "on %s, %v: cut %v before its pod ended", n.Name(), one, ended.Sub(failed))
 		}
 	}
 	datagrams := flows.Stop()
-	s.t.Logf("long-lived connections lasted %v or more after their pod was told to end, of its %v; UDP: %v of %d",
-		shortest.Round(time.Millisecond), grace, datagrams, len(datagrams))
+	s.t.Logf("UDP: %v of %d", datagrams, len(datagrams))
 	require.Zero(s.t, datagrams.ByColour()["v2"])
-	require.LessOrEqual(s.t, datagrams.Lost(), 8*6, "more than one a flow and pod")
+	// Each move of a flow costs what it sends until the kernel has dropped its entry: one datagram, or some more
+	// where timers are late. Then it goes on.
+	require.Less(s.t, datagrams.Lost(), len(datagrams)/5)
+	last := map[int]lab.Datagram{}
+	for _, d := range datagrams {
+		last[d.Flow] = d
+	}
+	require.Len(s.t, last, 8)
+	for _, d := range last {
+		require.Equal(s.t, "v1-new", d.Colour, "%+v", d)
+	}
 }
 
 // toZeroAndBack scales the active colour to nothing: its clients are refused, and nobody is sent to the other colour.
@@ -145,7 +120,7 @@ func (s *scene) rolling() {
 // (net.ipv4.icmp_ratelimit), whoever manages the table. A client that opens more connections than that has
 // some refused a second or more later, when it sends its SYN again, or answered, when somebody is there then.
 func (s *scene) toZeroAndBack() {
-	runs := s.loads(20)
+	runs := s.loadsFor(20, 5*time.Second)
 	flows, err := s.Lab.Flow(lab.Flows{From: s.Client, Target: s.Nodes[0].nodePort(), Local: s.ClientAddrs, Count: 4})
 	require.NoError(s.t, err)
 	s.kubectl("scale", "deployment/myapp-v1", "--replicas=0")
@@ -159,9 +134,12 @@ func (s *scene) toZeroAndBack() {
 	ready := time.Now()
 	s.servesEverywhere("version=v1")
 	served := time.Now()
-	time.Sleep(2 * time.Second)
+	time.Sleep(time.Second)
+	calm := time.Now()
+	s.t.Logf("in the kernel at most %v after the endpoints were seen ready", served.Sub(ready).Round(time.Millisecond))
 	tried := 0
 	for n, run := range runs {
+		require.NoError(s.t, run.Await(10, Patience))
 		report := run.Stop()
 		require.Empty(s.t, report.To("v2").Lines(), "on %s", n.Name())
 		none := report.Since(empty).Until(scaled)
@@ -169,15 +147,15 @@ func (s *scene) toZeroAndBack() {
 		answered := none.Where(func(c lab.Connection) bool { return !c.Answered.IsZero() && c.Answered.Before(scaled) })
 		require.Empty(s.t, answered.Lines(), "on %s, while there is nobody", n.Name())
 		require.NotZero(s.t, report.ByClass()[lab.Refused], "on %s: %v", n.Name(), report)
-		back := report.Since(ready.Add(time.Second))
+		back := report.Since(calm)
 		require.NotEmpty(s.t, back)
-		require.Empty(s.t, back.Failed().Lines(), "on %s, of %d from a second after the endpoints were ready", n.Name(), len(back))
-		s.t.Logf("%s: %v; in the kernel at most %v after the endpoints were seen ready", n.Name(), report, served.Sub(ready).Round(time.Millisecond))
+		require.Empty(s.t, back.Failed().Lines(), "on %s, of %d from a second after the pods were served", n.Name(), len(back))
+		s.t.Logf("%s: %v", n.Name(), report)
 	}
 	require.NotZero(s.t, tried)
 	refused := flows.Refused()
 	datagrams := flows.Stop()
-	back := datagrams.Between(ready.Add(time.Second), time.Time{})
+	back := datagrams.Between(calm, time.Time{})
 	s.t.Logf("UDP: %v, told %d times that nobody is there; from a second after: %v", datagrams, refused, back)
 	require.Zero(s.t, datagrams.ByColour()["v2"])
 	require.NotEmpty(s.t, back)
@@ -199,18 +177,17 @@ func (s *scene) podMoves() {
 			require.NotEqual(s.t, pod.Status.PodIP, addr.String(), "on %s", n.Name())
 		}
 	}
-	r := s.admin("switch", "myapp", "v2", "--wait")
-	require.Zero(s.t, r.Status, "%v", r)
+	s.switchTo("myapp", "v2")
 	require.Len(s.t, s.Pods("default", "version=v2"), 3)
 	s.servesEverywhere("version=v2")
-	r = s.admin("rollback", "myapp", "--wait")
+	r := s.admin("rollback", "myapp", "--wait")
 	require.Zero(s.t, r.Status, "%v", r)
 	s.servesEverywhere("version=v1")
 }
 
 // goesAndComes takes away what makes the Service served, while it is used, and brings it back.
 func (s *scene) goesAndComes(goes, comes func()) {
-	held, runs := s.holds(4), s.loads(20)
+	held, runs := s.holds(4), s.loadsFor(20, 5*time.Second)
 	s.healthy(runs, "v1")
 	object, err := s.Kube.CoreV1().Services("default").Get(context.Background(), "myapp", metav1.GetOptions{})
 	require.NoError(s.t, err)
@@ -245,7 +222,7 @@ func (s *scene) goesAndComes(goes, comes func()) {
 			require.NoError(s.t, one.Err, "on %s", n.Name())
 		}
 	}
-	took := s.Eventually(4*time.Minute, "nothing of it is left", func() error {
+	took := s.Eventually(2*Patience, "nothing of it is left", func() error {
 		var errs []error
 		for _, n := range s.Nodes {
 			table, err := n.Table()

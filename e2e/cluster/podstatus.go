@@ -29,6 +29,9 @@ func setStatus(status *corev1.PodStatus, pod *corev1.Pod, node *Node, s *sandbox
 	status.HostIPs = []corev1.HostIP{{IP: status.HostIP}}
 	status.PodIP = s.addr.String()
 	status.PodIPs = []corev1.PodIP{{IP: status.PodIP}}
+	if s.ns != nil { // on the host's network it has what its node says of itself
+		status.PodIPs = append(status.PodIPs, corev1.PodIP{IP: sister(s.addr).String()})
+	}
 	status.StartTime = &started
 	status.ContainerStatuses = nil
 	for _, container := range pod.Spec.Containers {

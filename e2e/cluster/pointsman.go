@@ -36,7 +36,7 @@ func (c *Cluster) Pointsman(n *Node, kubeconfig string, flags ...string) *lab.Da
 	c.t.Helper()
 	args := slices.Concat([]string{
 		"run", "--kubeconfig", kubeconfig, "--node-name", n.Name(), "--state-dir", c.stateDir(n),
-		"--cluster-cidrs", PodNetwork.String(), "--health-address", healthAddress,
+		"--cluster-cidrs", PodNetwork.String() + "," + podNetwork6.String(), "--health-address", healthAddress,
 	}, flags)
 	d, err := n.Daemon(program(args...), nil)
 	require.NoError(c.t, err)

@@ -1,13 +1,16 @@
 package cluster
 
 import (
+	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/pointsman/pointsman/api/v1alpha1"
 	"github.com/pointsman/pointsman/internal/lab"
 )
 
@@ -38,7 +41,7 @@ func (c *Cluster) install() (account string) {
 	require.NoError(c.t, err)
 	_, err = c.Kubectl("", "apply", "-k", root+"/deploy")
 	require.NoError(c.t, err)
-	_, err = c.Kubectl("", "wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+	_, err = c.Kubectl("", "wait", "--for=condition=Established", "crd", "--all", "--timeout="+Patience.String())
 	require.NoError(c.t, err)
 	return c.AccountKubeconfig("pointsman-system", "pointsman")
 }
@@ -46,7 +49,27 @@ func (c *Cluster) install() (account string) {
 // admin runs a command of the program with an administrator's kubeconfig.
 func (c *Cluster) admin(args ...string) lab.Result {
 	c.t.Helper()
-	return c.Call(c.Node(Master), append(args, "--kubeconfig", handed("admin.kubeconfig"))...)
+	args = append(args, "--kubeconfig", handed("admin.kubeconfig"))
+	if slices.Contains(args, "--wait") {
+		args = append(args, "--timeout", Patience.String())
+	}
+	return c.Call(c.Node(Master), args...)
+}
+
+// switchTo switches as soon as the status says that the colour can be switched to, which is some time after its
+// endpoints are ready, and waits until that is done.
+func (c *Cluster) switchTo(name, colour string) lab.Result {
+	c.t.Helper()
+	c.Eventually(Patience, fmt.Sprintf("VirtualServer %s has ready endpoints of %s", name, colour), func() error {
+		vs, err := c.virtualServer(name)
+		if err == nil && !slices.ContainsFunc(vs.Status.Colours, func(s v1alpha1.ColourStatus) bool { return s.Name == colour && s.Ready > 0 }) {
+			err = fmt.Errorf("the colours are %+v", vs.Status.Colours)
+		}
+		return err
+	})
+	r := c.admin("switch", name, colour, "--wait")
+	require.Zero(c.t, r.Status, "%v", r)
+	return r
 }
 
 // The scenario: v1 serves, v2 runs beside it and gets nobody, a switch, and back.
@@ -76,15 +99,14 @@ func TestClusterScenario(t *testing.T) {
 	}
 	for _, turn := range []struct{ to, selector string }{{"v2", "version=v2"}, {"v1", "version=v1"}} {
 		asked := time.Now()
-		r := c.admin("switch", "myapp", turn.to, "--wait")
-		require.Zero(t, r.Status, "%v", r)
+		r := c.switchTo("myapp", turn.to)
 		done := time.Now()
 		t.Log(strings.TrimSpace(r.Stdout))
 		for _, n := range c.Nodes {
 			require.NoError(t, c.serves(n, n.nodePort(), turn.selector))
 		}
-		time.Sleep(2 * time.Second)
 		for _, run := range runs {
+			require.NoError(t, run.Await(20, Patience))
 			report := run.Report()
 			require.Empty(t, report.Failed().Lines())
 			require.Equal(t, []string{turn.to}, keys(report.Since(done).ByColour()), "since %v", done.Sub(asked))

@@ -48,8 +48,7 @@ func TestClusterLeastPrivilege(t *testing.T) {
 	s.Endpoints("default", "myapp", 4)
 	s.Apply(virtualServer)
 	s.servesEverywhere("version=v1")
-	r := s.admin("switch", "myapp", "v2", "--wait")
-	require.Zero(t, r.Status, "%v", r)
+	s.switchTo("myapp", "v2")
 
 	// A Service that is not labelled, and one that is not there: each is looked up.
 	s.kubectl("label", "service", "myapp", endpoints.ServiceProxyLabel+"-")
@@ -59,8 +58,7 @@ func TestClusterLeastPrivilege(t *testing.T) {
 	// Events that differ in nothing but their text: each is one of its own.
 	for range 2 {
 		for _, to := range []string{"v1", "v2"} {
-			r := s.admin("switch", "myapp", to, "--wait")
-			require.Zero(t, r.Status, "%v", r)
+			s.switchTo("myapp", to)
 		}
 	}
 	s.Eventually(Patience, "each switch is told", func() error {
@@ -95,8 +93,7 @@ func TestClusterLeastPrivilege(t *testing.T) {
 		s.start(n)
 	}
 	s.ready()
-	r = s.admin("switch", "myapp", "v1", "--wait")
-	require.Zero(t, r.Status, "%v", r)
+	s.switchTo("myapp", "v1")
 
 	used, refused := s.audited()
 	require.Empty(t, refused, "refused to the daemon")

@@ -64,6 +64,7 @@ func (k *kubelet) attach(s *sandbox, pod *corev1.Pod) (err error) {
 	}
 	if err := errors.Join(
 		lab.Attach(s.node.Namespace, s.link, s.ns, s.addr, s.node.Gateway),
+		lab.AlsoAttach(s.node.Namespace, s.link, s.ns, sister(s.addr), sister(s.node.Gateway)),
 		s.ns.ClientSysctls(),
 		// A burst of connections is not to fail for the listener's own queues.
 		s.ns.Sysctl("net/core/somaxconn", "4096"),
@@ -73,6 +74,7 @@ func (k *kubelet) attach(s *sandbox, pod *corev1.Pod) (err error) {
 	}
 	for port, udp := range ports(pod) {
 		b := lab.NewBackend(says(pod), s.ns, netip.AddrPortFrom(s.addr, port), udp)
+		b.Addr6 = netip.AddrPortFrom(sister(s.addr), port)
 		if err := b.Start(); err != nil {
 			return err
 		}

@@ -71,19 +71,26 @@ func (s *scene) ready() time.Duration {
 	})
 }
 
+// stall is for how long a guest may do nothing at all, on a machine that has other things to do: an answer that is
+// not to be lost may take that long.
+const stall = 20 * time.Second
+
 // loads opens new connections to the node port on each node, of two clients each. They end with a reset, so
 // that IPVS forgets them in ten seconds, not two minutes.
-func (c *Cluster) loads(rate int) map[*Node]*lab.Run {
+func (c *Cluster) loads(rate int) map[*Node]*lab.Run { return c.loadsFor(rate, stall) }
+
+// loadsFor has connections wait for an answer for no longer than timeout: there may be none.
+func (c *Cluster) loadsFor(rate int, timeout time.Duration) map[*Node]*lab.Run {
 	runs := map[*Node]*lab.Run{}
 	for _, n := range c.Nodes {
-		runs[n] = c.load(n, rate)
+		runs[n] = c.load(n, rate, timeout)
 	}
 	return runs
 }
 
-func (c *Cluster) load(n *Node, rate int) *lab.Run {
+func (c *Cluster) load(n *Node, rate int, timeout time.Duration) *lab.Run {
 	i := 2 * slices.Index(c.Nodes, n)
-	return c.Lab.Start(lab.Load{From: c.Client, Target: n.nodePort(), Local: c.ClientAddrs[i : i+2], Rate: rate, Clients: 12, Ending: lab.Aborts})
+	return c.Lab.Start(lab.Load{From: c.Client, Target: n.nodePort(), Local: c.ClientAddrs[i : i+2], Rate: rate, Clients: 12, Timeout: timeout, Ending: lab.Aborts})
 }
 
 // holds opens long-lived connections to the node port on each node.
@@ -91,7 +98,7 @@ func (c *Cluster) holds(count int) map[*Node]*lab.Sessions {
 	c.t.Helper()
 	out := map[*Node]*lab.Sessions{}
 	for _, n := range c.Nodes {
-		held, err := c.Lab.Hold(lab.Held{From: c.Client, Target: n.nodePort(), Local: c.ClientAddrs, Count: count})
+		held, err := c.Lab.Hold(lab.Held{From: c.Client, Target: n.nodePort(), Local: c.ClientAddrs, Count: count, Timeout: stall})
 		require.NoError(c.t, err)
 		out[n] = held
 	}

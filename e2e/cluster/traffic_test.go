@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -136,11 +137,11 @@ func (c *Cluster) drive(n *Node, local []netip.Addr, rate, held int) *traffic {
 		"ClusterIP": {From: pod, Target: c.clusterIP("myapp")},
 	} {
 		if held > 0 {
-			sessions, err := c.Lab.Hold(lab.Held{From: load.From, Target: load.Target, Local: load.Local, Count: held, Timeout: 10 * time.Second})
+			sessions, err := c.Lab.Hold(lab.Held{From: load.From, Target: load.Target, Local: load.Local, Count: held, Timeout: stall})
 			require.NoError(c.t, err)
 			f.held[way] = sessions
 		}
-		load.Rate, load.Clients, load.Timeout = rate, 4, 10*time.Second
+		load.Rate, load.Clients, load.Timeout = rate, 4, stall
 		f.runs[way] = c.Lab.Start(load)
 	}
 	return f
@@ -183,6 +184,20 @@ func (f *traffic) lost(since time.Time) map[string]lost {
 		out[way] = l
 	}
 	return out
+}
+
+// await waits until n more connections of each way in are over.
+func (f *traffic) await(n int) error {
+	var all errgroup.Group
+	for way, run := range f.runs {
+		all.Go(func() error {
+			if err := run.Await(n, Patience); err != nil {
+				return fmt.Errorf("on %s by %s: %w", f.node.Name(), way, err)
+			}
+			return nil
+		})
+	}
+	return all.Wait()
 }
 
 // stop ends it all.

@@ -12,7 +12,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
-	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
 
@@ -32,8 +31,8 @@ var virtualServers = schema.GroupVersionResource{Group: v1alpha1.GroupVersion.Gr
 type client struct {
 	host            string
 	core, discovery rest.Interface
+	own             rest.Interface // VirtualServers
 	parameters      runtime.ParameterCodec
-	dynamic         dynamic.Interface // VirtualServers: one that does not decode must not spoil the list
 	metadata        metadata.Interface
 }
 
@@ -54,18 +53,18 @@ func newClient(config *rest.Config, nodeName string) (*client, error) {
 		metav1.AddToGroupVersion(scheme, gv)
 	}
 	codecs := serializer.NewCodecFactory(scheme).WithoutConversion()
-	typed := func(gv schema.GroupVersion, path string) (rest.Interface, error) {
+	typed := func(gv schema.GroupVersion, path, accept string) (rest.Interface, error) {
 		c := rest.CopyConfig(config)
 		c.GroupVersion, c.APIPath, c.NegotiatedSerializer = &gv, path, codecs
-		c.ContentType, c.AcceptContentTypes = protobuf, protobuf+",application/json"
+		c.ContentType, c.AcceptContentTypes = "", accept
 		return rest.RESTClientForConfigAndClient(c, shared)
 	}
 	c := &client{host: config.Host, parameters: runtime.NewParameterCodec(scheme)}
-	if c.core, err = typed(corev1.SchemeGroupVersion, "/api"); err == nil {
-		c.discovery, err = typed(discoveryv1.SchemeGroupVersion, "/apis")
+	if c.core, err = typed(corev1.SchemeGroupVersion, "/api", protobuf+","+runtime.ContentTypeJSON); err == nil {
+		c.discovery, err = typed(discoveryv1.SchemeGroupVersion, "/apis", protobuf+","+runtime.ContentTypeJSON)
 	}
 	if err == nil {
-		c.dynamic, err = dynamic.NewForConfigAndClient(config, shared)
+		c.own, err = typed(v1alpha1.GroupVersion, "/apis", runtime.ContentTypeJSON)
 	}
 	if err == nil {
 		c.metadata, err = metadata.NewForConfigAndClient(config, shared)
@@ -100,16 +99,6 @@ func (c *client) labelled(r rest.Interface, resource string, newList func() runt
 		watch: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 			o.LabelSelector, o.Watch = selector, true
 			return r.Get().Resource(resource).VersionedParams(&o, c.parameters).Watch(ctx)
-		},
-	}
-}
-
-func (c *client) virtualServers() reader {
-	r := c.dynamic.Resource(virtualServers)
-	return reader{
-		list: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return r.List(ctx, o) },
-		watch: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-			return r.Watch(ctx, o)
 		},
 	}
 }

@@ -4,8 +4,8 @@ import (
 	stdjson "encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/json"
 
 	"github.com/pointsman/pointsman/api/v1alpha1"
@@ -14,14 +14,11 @@ import (
 
 // declare reads a VirtualServer as the manifest reader would. One that the API server should not have
 // taken (its CRD may be older than we are, or be gone wrong) is refused by itself.
-func declare(u *unstructured.Unstructured) endpoints.VirtualServer {
+func declare(d *declared) endpoints.VirtualServer {
 	vs := &v1alpha1.VirtualServer{}
-	vs.Namespace, vs.Name = u.GetNamespace(), u.GetName()
-	out := endpoints.VirtualServer{
-		VirtualServer: vs, UID: u.GetUID(), Generation: u.GetGeneration(),
-		Digest: fmt.Sprintf("%s/%d", u.GetUID(), u.GetGeneration()),
-	}
-	if err := decode(u.Object["spec"], &vs.Spec); err != nil {
+	vs.Namespace, vs.Name = d.Namespace, d.Name
+	out := endpoints.VirtualServer{VirtualServer: vs, UID: d.UID, Generation: d.Generation, Digest: digest(d)}
+	if err := decode(d.spec, &vs.Spec); err != nil {
 		vs.Spec = v1alpha1.VirtualServerSpec{}
 		out.Invalid = &endpoints.Refusal{Reason: endpoints.ReasonInvalid, Message: fmt.Sprintf("spec: %s; correct the field, and bring the CRD up to date so that the API server refuses this", fault(err))}
 		return out
@@ -33,14 +30,13 @@ func declare(u *unstructured.Unstructured) endpoints.VirtualServer {
 	return out
 }
 
-// decode goes by way of JSON, whose errors tell the field, as those of the converter of unstructured
-// objects do not.
-func decode(spec any, into *v1alpha1.VirtualServerSpec) error {
-	text, err := stdjson.Marshal(spec)
-	if err != nil {
-		return err
+func digest(d *declared) string { return string(d.UID) + "/" + strconv.FormatInt(d.Generation, 10) }
+
+func decode(spec stdjson.RawMessage, into *v1alpha1.VirtualServerSpec) error {
+	if spec == nil {
+		return nil
 	}
-	return json.UnmarshalCaseSensitivePreserveInts(text, into)
+	return json.UnmarshalCaseSensitivePreserveInts(spec, into)
 }
 
 // fault leaves Go's names out of what is wrong with a field.

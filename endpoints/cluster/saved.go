@@ -26,6 +26,8 @@ const (
 	saveInterval = time.Second
 	saveCost     = 50
 	saveMost     = 10 * time.Second
+	// savePatience is how long after a start nothing is written: then the kernel is, which is more urgent.
+	savePatience = 3 * time.Second
 )
 
 // state is the file's content. What was wrong at the time is not kept.
@@ -38,6 +40,7 @@ type state struct {
 // saved is the last known state on disk.
 type saved struct {
 	path     string
+	patience time.Duration       // how long after a start nothing is written
 	loaded   *endpoints.Snapshot // as it was at the start; nil: there was none
 	loadedOf time.Time
 	onDisk   [sha256.Size]byte // digest of the Servers; they themselves may be large
@@ -88,10 +91,21 @@ func (d *saved) next(snap *endpoints.Snapshot) {
 // the next restart, not traffic: it is counted, logged and tried again.
 func (d *saved) keep(ctx context.Context, out *endpoints.Publisher) {
 	failed := ""
-	for ctx.Err() == nil {
+	pause := func(d time.Duration) {
+		timer := time.NewTimer(d)
+		defer timer.Stop()
+		select {
+		case <-ctx.Done():
+		case <-timer.C:
+		}
+	}
+	for first := true; ctx.Err() == nil; first = false {
 		select {
 		case <-ctx.Done():
 		case <-d.wanted:
+		}
+		if first {
+			pause(d.patience)
 		}
 		start := time.Now()
 		if snap := d.pending.Load(); snap != nil {
@@ -107,12 +121,7 @@ func (d *saved) keep(ctx context.Context, out *endpoints.Publisher) {
 				d.pending.CompareAndSwap(snap, nil)
 			}
 		}
-		timer := time.NewTimer(min(max(saveInterval, saveCost*time.Since(start)), saveMost))
-		select {
-		case <-ctx.Done():
-		case <-timer.C:
-		}
-		timer.Stop()
+		pause(min(max(saveInterval, saveCost*time.Since(start)), saveMost))
 	}
 	if snap := d.pending.Load(); snap != nil {
 		if err := d.write(snap, time.Now()); err != nil {
@@ -144,20 +153,4 @@ func (d *saved) write(snap *endpoints.Snapshot, now time.Time) error {
 	}
 	d.onDisk = digest
 	return nil
-}
-
-// encode is json.Marshal in pieces: that keeps a buffer of the size of all that it ever wrote.
-func encode(servers []endpoints.Server) ([]byte, error) {
-	out := []byte{'['}
-	for i := range servers {
-		text, err := json.Marshal(&servers[i])
-		if err != nil {
-			return nil, err
-		}
-		if i > 0 {
-			out = append(out, ',')
-		}
-		out = append(out, text...)
-	}
-	return append(out, ']'), nil
 }

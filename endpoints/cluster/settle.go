@@ -6,7 +6,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/pointsman/pointsman/endpoints"
@@ -16,12 +15,11 @@ import (
 // they need is known. These all run with mu held.
 
 func (s *Source) setServer(key types.NamespacedName, obj any) {
-	u := obj.(*unstructured.Unstructured) // the reflector lets no other type through
-	vs := declare(u)
-	if old, ok := s.declared[key]; ok && old.Digest == vs.Digest {
+	d := obj.(*declared) // the reflector lets no other type through
+	if old, ok := s.declared[key]; ok && old.Digest == digest(d) {
 		return // a status was written
 	}
-	s.declared[key], s.unsettled = vs, true
+	s.declared[key], s.unsettled = declare(d), true
 	s.wake()
 }
 

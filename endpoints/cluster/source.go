@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -13,7 +12,6 @@ import (
 	"github.com/sirupsen/logrus"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 
@@ -92,7 +90,8 @@ func New(config *rest.Config, o Options) (*Source, error) {
 		left:       map[types.NamespacedName]struct{}{},
 		leftSlices: map[types.NamespacedName]time.Time{},
 	}
-	s.servers = s.newStore("virtualservers.pointsman.io", trimVirtualServer)
+	s.saved.patience = savePatience
+	s.servers = s.newStore("virtualservers.pointsman.io", func(obj any) (any, error) { return obj, nil })
 	s.servers.set, s.servers.remove = s.setServer, s.removeServer
 	s.services = s.newStore("services", trimService)
 	s.services.set, s.services.remove = s.setService, s.removeService
@@ -130,10 +129,7 @@ func (s *Source) Run(ctx context.Context) error {
 		own, p.cancel = context.WithCancel(ctx)
 		running.Go(func() { p.store.run(own, s.client.pods(p.label), podExample) })
 	}
-	example := &unstructured.Unstructured{}
-	example.SetAPIVersion(virtualServers.GroupVersion().String())
-	example.SetKind("VirtualServer")
-	running.Go(func() { s.servers.run(ctx, s.client.virtualServers(), example) })
+	running.Go(func() { s.servers.run(ctx, s.client.virtualServers(), &declared{}) })
 	running.Go(func() { s.services.run(ctx, s.client.services(), &corev1.Service{}) })
 	running.Go(func() { s.slices.run(ctx, s.client.endpointSlices(), &discoveryv1.EndpointSlice{}) })
 	running.Go(func() { s.lookups(ctx) })
@@ -206,11 +202,7 @@ func (s *Source) update(now time.Time) time.Time {
 	switch {
 	case held.IsZero() && (s.live || len(waiting) == 0):
 		base = s.resolver.Snapshot()
-		if !s.live {
-			s.live = true
-			// The first lists leave behind several times what is kept of them, and we are to be small.
-			go debug.FreeOSMemory()
-		}
+		s.live = true
 	case s.live:
 	case now.Before(late):
 		sooner(late)

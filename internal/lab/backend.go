@@ -28,7 +28,7 @@ const (
 type Backend struct {
 	Colour string
 	Addr   netip.AddrPort
-	Addr6  netip.AddrPort // zero without Config.DualStack
+	Addr6  netip.AddrPort // zero without Config.DualStack; see NewBackend
 
 	pods *Namespace
 	udp  bool

@@ -67,10 +67,14 @@ func (l *Load) setDefaults() {
 	}
 }
 
-// Once is a single connection of the load.
+// Once is a single connection of the load, from the first of its addresses.
 func (l Load) Once() Connection {
 	l.setDefaults()
-	return l.connect(context.Background(), netip.AddrPort{})
+	var local netip.AddrPort
+	if len(l.Local) > 0 {
+		local = netip.AddrPortFrom(l.Local[0], 0)
+	}
+	return l.connect(context.Background(), local)
 }
 
 // Start starts the load; it runs until it is stopped or the lab closes.

@@ -20,6 +20,9 @@ type Manifests struct {
 	Port      uint16     // of the backends; default 80
 	Switch    string     // YAML of spec.switch in flow style, optional
 	Affinity  bool       // session affinity by client address
+	DualStack bool       // IPv6 too, for a lab that has it
+	Steering  string     // spec.steering, optional
+	Preview   string     // YAML of spec.preview in flow style, optional
 }
 
 func (m Manifests) withDefaults() Manifests {
@@ -62,6 +65,17 @@ func (m Manifests) WriteAll(l *Lab, active string) error {
 			return err
 		}
 	}
+	if m.DualStack {
+		for _, colour := range l.Config.Colours {
+			var endpoints []Endpoint
+			for _, b := range l.Colour(colour.Name) {
+				endpoints = append(endpoints, Endpoint{b.Addr6.Addr(), true})
+			}
+			if err := m.writeSlice(colour.Name+"-6", m.withDefaults().Port, m.SliceFile(colour.Name+"-6"), endpoints); err != nil {
+				return err
+			}
+		}
+	}
 	return m.WriteVirtualServer(active)
 }
 
@@ -81,6 +95,12 @@ spec:
   colourLabel: version
   active: %[3]s # pointsman switch %[1]s COLOUR changes this line
 `, m.Name, m.Namespace, active)
+	if m.Steering != "" {
+		fmt.Fprintf(&b, "  steering: %s\n", m.Steering)
+	}
+	if m.Preview != "" {
+		fmt.Fprintf(&b, "  preview: %s\n", m.Preview)
+	}
 	if m.Switch != "" {
 		fmt.Fprintf(&b, "  switch: %s\n", m.Switch)
 	}
@@ -108,6 +128,9 @@ spec:
 	}
 	if m.Affinity {
 		fmt.Fprintf(&b, "  sessionAffinity: ClientIP\n")
+	}
+	if m.DualStack {
+		fmt.Fprintf(&b, "  ipFamilyPolicy: RequireDualStack\n  ipFamilies: [IPv4, IPv6]\n")
 	}
 	fmt.Fprintf(&b, `  selector:
     app: %s
@@ -137,22 +160,37 @@ func Ready(backends []*Backend) []Endpoint {
 
 // WriteSlice writes the EndpointSlice of one colour.
 func (m Manifests) WriteSlice(colour string, endpoints ...Endpoint) error {
+	return m.writeSlice(colour, m.withDefaults().Port, m.SliceFile(colour), endpoints)
+}
+
+// WriteSliceOn writes one more EndpointSlice of a colour, whose endpoints are on another port.
+func (m Manifests) WriteSliceOn(colour string, port uint16, endpoints ...Endpoint) error {
+	return m.writeSlice(fmt.Sprintf("%s-%d", colour, port), port, m.SliceFile(fmt.Sprintf("%s-%d", colour, port)), endpoints)
+}
+
+// writeSlice writes a slice; its colour is the first part of its name.
+func (m Manifests) writeSlice(name string, port uint16, file string, endpoints []Endpoint) error {
 	m = m.withDefaults()
+	colour, _, _ := strings.Cut(name, "-")
+	family := "IPv4"
+	if len(endpoints) > 0 && endpoints[0].Addr.Is6() {
+		family = "IPv6"
+	}
 	var b strings.Builder
 	fmt.Fprintf(&b, `# The pods of %[3]s, as Kubernetes would list them.
 apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
 metadata:
-  name: %[1]s-%[3]s
+  name: %[1]s-%[6]s
   namespace: %[2]s
   labels:
     kubernetes.io/service-name: %[1]s
     version: %[3]s # the colour
-addressType: IPv4
+addressType: %[7]s
 ports:
 - protocol: %[4]s
   port: %[5]d
-`, m.Name, m.Namespace, colour, m.Protocol, m.Port)
+`, m.Name, m.Namespace, colour, m.Protocol, port, name, family)
 	if len(endpoints) == 0 {
 		b.WriteString("endpoints: []\n")
 	} else {
@@ -161,7 +199,7 @@ ports:
 	for _, e := range endpoints {
 		fmt.Fprintf(&b, "- {addresses: [%v], conditions: {ready: %v}}\n", e.Addr, e.Ready)
 	}
-	return replaceFile(m.SliceFile(colour), b.String())
+	return replaceFile(file, b.String())
 }
 
 // replaceFile puts the text in the file's place at once, so that a watcher never sees half of it.

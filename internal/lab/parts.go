@@ -80,9 +80,14 @@ func (n *Namespace) Bridge(name string, ports ...string) error {
 }
 
 // NewBackend is a backend of a lab that the caller lays: it listens in the namespace, which must
-// have the address. It is the caller's to start and to stop.
+// have the address, and the one of Addr6 if the caller sets that. It is the caller's to start and to stop.
 func NewBackend(colour string, in *Namespace, at netip.AddrPort, udp bool) *Backend {
 	return &Backend{Colour: colour, Addr: at, pods: in, udp: udp}
+}
+
+// OnPort is a backend at the same address that listens on another port, with the same colour.
+func (b *Backend) OnPort(port uint16) *Backend {
+	return NewBackend(b.Colour, b.pods, netip.AddrPortFrom(b.Addr.Addr(), port), b.udp)
 }
 
 // ClientSysctls let a namespace open thousands of connections a minute from one address.
@@ -104,6 +109,11 @@ func Attach(node *Namespace, device string, pod *Namespace, addr, gateway netip.
 	if err := join(node, device, pod, "eth0"); err != nil {
 		return err
 	}
+	return AlsoAttach(node, device, pod, addr, gateway)
+}
+
+// AlsoAttach gives a pod that is attached a further address, say of the other family.
+func AlsoAttach(node *Namespace, device string, pod *Namespace, addr, gateway netip.Addr) error {
 	near, err := node.link.LinkByName(device)
 	if err != nil {
 		return fmt.Errorf("in %s, finding %s: %w", node.name, device, err)

@@ -30,7 +30,8 @@ type Session struct {
 
 	Exchanges int       // lines sent and answered rightly
 	Sent      time.Time // when the last of these was sent
-	Class     Class     // why it ended, when it was not by us
+	Failed    time.Time // when it was seen to have ended, when it was not by us
+	Class     Class     // why it did
 	Err       error
 }
 
@@ -129,7 +130,7 @@ func (s *Sessions) keep(i int, t *talker) {
 		if err == nil {
 			s.each[i].Exchanges, s.each[i].Sent = n, sent
 		} else {
-			s.each[i].Err, s.each[i].Class = err, classify(err)
+			s.each[i].Err, s.each[i].Class, s.each[i].Failed = err, classify(err), time.Now()
 		}
 		s.mu.Unlock()
 		if err != nil {

@@ -30,6 +30,8 @@ type Options struct {
 	// Colour gives the colour of a real server, or "". When it is not nil, real servers have one more
 	// column for it.
 	Colour func(ipvs.Key, ipvs.RealKey) string
+	// Steered says in words what a mark-keyed virtual server stands for, or ""; it is added to its line. nil: nothing is.
+	Steered func(ipvs.Key) string
 }
 
 // ErrNoService is what List gives when Options.Service is not in the table.
@@ -118,7 +120,18 @@ func (p *printer) service(s *ipvs.ServiceInfo) {
 			p.WriteString(" ops")
 		}
 	}
+	p.steered(s)
 	p.WriteByte('\n')
+}
+
+// steered adds what a mark stands for.
+func (p *printer) steered(s *ipvs.ServiceInfo) {
+	if p.opts.Steered == nil {
+		return
+	}
+	if text := p.opts.Steered(s.Key); text != "" {
+		p.WriteString(" (" + text + ")")
+	}
 }
 
 func (p *printer) serviceName(s *ipvs.ServiceInfo) string {

@@ -173,6 +173,12 @@ func TestAggregate(t *testing.T) {
 			say:        map[string]string{"Healthy": "set spec.active to a colour that has some"},
 		},
 		{
+			name: "no endpoint of any colour", before: steady(""), declared: "v1", counts: map[string]int{"": 2}, live: []Node{at("a", "v1", 2)},
+			active: "v1", phase: v1alpha1.PhaseSteady, nodes: v1alpha1.NodesStatus{Total: 1, Staged: 1, Switched: 1}, history: 1,
+			conditions: "Accepted=True/Accepted Staged=True/Staged Switched=True/Verified Healthy=False/NoReadyEndpoint",
+			say:        map[string]string{"Healthy": "needs the label version, and a slice that is made by hand the label service.kubernetes.io/service-proxy-name=pointsman too"},
+		},
+		{
 			name: "nobody lives", before: steady("v0"), declared: "v2", counts: both, dead: []Node{at("a", "v1", 1)},
 			active: "v1", previous: "v0", phase: v1alpha1.PhaseSteady, history: 1,
 			conditions: "Accepted=True/Accepted Staged=Unknown/NoLiveNode Switched=Unknown/NoLiveNode Healthy=Unknown/NoLiveNode SafeToRetire=Unknown/NoLiveNode",

@@ -97,4 +97,12 @@ func TestBoardTellsWhoLives(t *testing.T) {
 	b.report("b", nil)
 	require.Equal(t, "|acd", names(b))
 	require.Len(t, b.nodes, 3)
+
+	// A daemon that was killed before its first report: nobody can know where it was, so it is not named.
+	require.True(t, b.renewed(leaseOf("f", noon), noon))
+	require.Equal(t, "f|acd", names(b))
+	require.True(t, b.expire(noon.Add(time.Hour)))
+	require.Equal(t, "|acd", names(b))
+	b.report("f", reportWith("f"))
+	require.Equal(t, "|acdf", names(b))
 }

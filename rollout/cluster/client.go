@@ -77,6 +77,9 @@ func newClients(config *rest.Config) (*clients, error) {
 	own.GroupVersion, own.APIPath = &v1alpha1.GroupVersion, "/apis"
 	own.AcceptContentTypes, own.ContentType = runtime.ContentTypeJSON, runtime.ContentTypeJSON // a CRD has no other
 	own.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
+	// Kubernetes' own objects, Leases above all, which are written and read at rest too.
+	config.ContentType = runtime.ContentTypeProtobuf
+	config.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
 	var c clients
 	var errs [4]error
 	c.pointsman, errs[0] = rest.RESTClientForConfigAndClient(own, http)

@@ -8,6 +8,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/pointsman/pointsman/api/v1alpha1"
+	"github.com/pointsman/pointsman/endpoints"
 )
 
 // Reasons of conditions that are not a node's.
@@ -151,12 +152,23 @@ func (a *aggregation) healthy() {
 		a.set(kind, metav1.ConditionFalse, reasonNothingServed, "no colour is served by every live node yet%s", dead)
 	case !known:
 		a.set(kind, metav1.ConditionUnknown, reasonPending, "the coordinator has not counted its endpoints yet%s", dead)
+	case len(a.out.Colours) == 0:
+		a.set(kind, metav1.ConditionFalse, reasonNoReadyEndpoint,
+			"no endpoint of any colour is seen, so clients are refused; an endpoint's Pod, or its EndpointSlice, needs the label %s, and a slice that is made by hand the label %s=%s too%s",
+			a.colourLabel(), endpoints.ServiceProxyLabel, endpoints.ServiceProxyName, dead)
 	case a.ready(active) == 0:
 		a.set(kind, metav1.ConditionFalse, reasonNoReadyEndpoint,
 			"%s is active and has no ready endpoint on every port, so clients are refused; make its endpoints ready, or set spec.active to a colour that has some%s", active, dead)
 	default:
 		a.set(kind, metav1.ConditionTrue, reasonReady, "%s has ready endpoints, and no live node failed%s", active, dead)
 	}
+}
+
+// colourLabel is the one that is declared, or the default.
+func (a *aggregation) colourLabel() string {
+	declared := a.vs.DeepCopy()
+	v1alpha1.Default(declared)
+	return declared.Spec.ColourLabel
 }
 
 func (a *aggregation) ready(colour string) int32 {

@@ -16,7 +16,7 @@ import (
 const (
 	leadFor      = 15 * time.Second
 	leadDeadline = 10 * time.Second
-	leadRetry    = 3 * time.Second
+	leadRetry    = 5 * time.Second
 )
 
 // stand stands for election until ctx ends or leadership was lost, and runs lead in between. At the

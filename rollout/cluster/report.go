@@ -128,14 +128,14 @@ func compareEntries(a, b v1alpha1.NodeVirtualServer) int {
 	return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
 }
 
-// sameButCounts says whether two entries differ in nothing but how much is left to drain. That
-// changes all the time while something drains, and no status depends on it.
+// sameButCounts says whether two entries differ in nothing but how many real servers there are and how much is left to
+// drain. These change all the time while pods come and go and something drains, and no status depends on them.
 func sameButCounts(a, b *v1alpha1.NodeVirtualServer) bool {
 	if !slices.EqualFunc(a.Draining, b.Draining, func(x, y v1alpha1.ColourDrain) bool { return x.Colour == y.Colour }) {
 		return false
 	}
 	x, y := *a, *b
-	x.Draining, y.Draining = nil, nil
+	x.Draining, y.Draining, x.RealServers, y.RealServers = nil, nil, 0, 0
 	return equality.Semantic.DeepEqual(x, y)
 }
 

@@ -1,0 +1,120 @@
+package e2e
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pointsman/pointsman/internal/lab"
+)
+
+// rounds switches to and fro under load and gives back what was done.
+func (w *world) rounds(n int) (began time.Time, done []turn) {
+	w.t.Helper()
+	began = time.Now()
+	for i := range n {
+		old, next := []string{"v1", "v2"}[i%2], []string{"v2", "v1"}[i%2]
+		asked := time.Now()
+		w.switchTo(next)
+		done = append(done, turn{old, next, asked, time.Now()})
+		time.Sleep(200 * time.Millisecond)
+	}
+	return began, done
+}
+
+// A client with session affinity keeps its pod, and goes with a switch like any other: the affinity that it
+// had to the old colour does not hold it there.
+func TestKernelSwitchWithAffinity(t *testing.T) {
+	w := newWorld(t, lab.Config{Clients: 4, Colours: []lab.Colour{{Name: "v1", Backends: 3}, {Name: "v2", Backends: 3}}}, lab.Manifests{Affinity: true})
+	w.start("v1")
+	held := w.open(4)
+	runs := map[string]*lab.Run{}
+	for i, a := range w.ClientAddrs {
+		load := lab.Load{From: w.Client, Target: w.vip, Local: []netip.Addr{a}, Rate: 15, Clients: 2}
+		if i%2 == 1 {
+			load.Ports, load.Ending = ports(5000, 4), lab.Aborts
+		}
+		runs[a.String()] = w.Start(load)
+	}
+	for _, run := range runs {
+		require.NoError(t, run.Await(5, patience))
+	}
+	began, done := w.rounds(10)
+	time.Sleep(time.Second)
+	rest := time.Now()
+	time.Sleep(2 * time.Second)
+	w.intact("v1", held)
+	for client, run := range runs {
+		report := run.Stop()
+		t.Logf("%s: %v", client, report)
+		healthy(t, report)
+		w.oneInstantEach(report, began, done)
+		require.Len(t, report.Since(rest).Backends(), 1, "%s keeps its pod", client)
+	}
+}
+
+// IPv4 and IPv6 ways in switch in the same instant.
+func TestKernelSwitchDualStack(t *testing.T) {
+	w := newWorld(t, lab.Config{Clients: 2, DualStack: true, Colours: []lab.Colour{{Name: "v1", Backends: 2}, {Name: "v2", Backends: 2}}}, lab.Manifests{DualStack: true})
+	w.start("v1")
+	vip6 := netip.AddrPortFrom(w.NodeAddr6, 30080)
+	w.eventually(patience, "IPv6 serves", func() error {
+		if c := (lab.Load{From: w.Client, Target: vip6, Local: w.ClientAddrs6}).Once(); c.Colour != "v1" {
+			return fmt.Errorf("%v", c)
+		}
+		return nil
+	})
+	six := w.Start(lab.Load{From: w.Client, Target: vip6, Local: w.ClientAddrs6, Rate: 40, Clients: 4})
+	four := w.Start(lab.Load{From: w.Client, Target: w.vip, Local: w.ClientAddrs, Rate: 40, Clients: 4})
+	node := w.Start(lab.Load{From: w.Node(), Target: vip6, Rate: 10, Clients: 2})
+	require.NoError(t, six.Await(5, patience))
+	began, done := w.rounds(10)
+	for name, run := range map[string]*lab.Run{"IPv6": six, "IPv4": four, "IPv6 from the node": node} {
+		report := run.Stop()
+		t.Logf("%s: %v", name, report)
+		healthy(t, report)
+		w.oneInstantEach(report, began, done)
+	}
+}
+
+// A SYN that the old colour never saw, sent again after the switch: it goes to the new colour.
+func TestKernelSwitchWithALostSYN(t *testing.T) {
+	w := newWorld(t, lab.Config{Clients: 2, Colours: []lab.Colour{{Name: "v1", Backends: 2}, {Name: "v2", Backends: 2}}}, lab.Manifests{})
+	w.start("v1")
+	var v1 []string
+	for _, b := range w.Colour("v1") {
+		v1 = append(v1, b.Addr.Addr().String())
+	}
+	for _, pods := range w.Pods {
+		_, err := pods.Feed(fmt.Sprintf(`table inet loses {
+	chain in {
+		type filter hook input priority 0;
+		ip daddr { %s } tcp flags & (syn | ack) == syn counter drop
+	}
+}`, strings.Join(v1, ", ")), "nft", "-f", "-")
+		require.NoError(t, err)
+	}
+	lost := make(chan lab.Connection, 5)
+	for range cap(lost) {
+		go func() {
+			lost <- lab.Load{From: w.Client, Target: w.vip, Local: w.ClientAddrs, Timeout: 20 * time.Second}.Once()
+		}()
+	}
+	w.eventually(patience, "their SYNs are lost", func() error {
+		text, err := w.Node().Run("ipvsadm", "-Lnc")
+		if err == nil && strings.Count(text, "SYN_RECV") < cap(lost) {
+			err = fmt.Errorf("%s", text)
+		}
+		return err
+	})
+	w.switchTo("v2")
+	for range cap(lost) {
+		c := <-lost
+		require.Equal(t, lab.OK, c.Class, "%v", c)
+		require.Equal(t, "v2", c.Colour, "%v", c)
+	}
+}
