@@ -112,7 +112,7 @@ func (p *Prober) Set(want map[string]Target) {
 		return
 	}
 	for key, t := range p.targets {
-		if w, ok := want[key]; !ok || !(t.probe == w.Probe || reflect.DeepEqual(t.probe, w.Probe)) {
+		if w, ok := want[key]; !ok || !reflect.DeepEqual(t.probe, w.Probe) {
 			t.cancel()
 			delete(p.targets, key)
 		}
@@ -205,10 +205,11 @@ func (p *Prober) repeat(ctx context.Context, t *target) {
 // once makes one pass over those endpoints of a target that are chosen.
 func (p *Prober) once(ctx context.Context, t *target, choose func(*test) bool) {
 	var endpoints []netip.AddrPort
+	var chosen []*test
 	p.mu.Lock()
 	for endpoint, known := range t.tests {
 		if choose(known) {
-			endpoints = append(endpoints, endpoint)
+			endpoints, chosen = append(endpoints, endpoint), append(chosen, known)
 		}
 	}
 	p.mu.Unlock()
@@ -221,7 +222,7 @@ func (p *Prober) once(ctx context.Context, t *target, choose func(*test) bool) {
 		return
 	}
 	for i, endpoint := range endpoints {
-		if known, ok := t.tests[endpoint]; ok {
+		if known := chosen[i]; known == t.tests[endpoint] { // else it went, and perhaps another came to its address
 			known.was(begun, faults[i])
 		}
 	}

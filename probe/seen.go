@@ -39,15 +39,15 @@ func seen(err error, format string, args ...any) *Error {
 // words says what became of a connection on which the given thing was awaited ("an HTTP answer").
 func words(err error, awaited string) *Error {
 	var already *Error
-	var alert tls.AlertError
 	var record tls.RecordHeaderError
+	var op *net.OpError
 	switch {
 	case errors.As(err, &already):
 		return already
 	case errors.As(err, &record):
 		return seen(err, "does not speak TLS")
-	case errors.As(err, &alert):
-		return seen(err, "TLS refused: %s", strings.TrimPrefix(alert.Error(), "tls: "))
+	case errors.As(err, &op) && op.Op == "remote error": // crypto/tls: the peer's alert
+		return seen(err, "refuses the TLS handshake: %s", strings.TrimPrefix(op.Err.Error(), "tls: "))
 	case late(err):
 		return seen(err, "accepts, but %s did not come in time", awaited)
 	case errors.Is(err, context.Canceled):
@@ -57,7 +57,11 @@ func words(err error, awaited string) *Error {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return seen(err, "connection closed before %s", awaited)
 	}
-	return seen(err, "no %s: %s", bare(awaited), cause(err))
+	text := cause(err) // which may quote the peer
+	if len(text) > 2*shown {
+		text = text[:2*shown] + "…"
+	}
+	return &Error{Seen: "no proper " + bare(awaited), Detail: text, Err: err}
 }
 
 // unconnected says why no connection was made.
