@@ -21,12 +21,14 @@ import (
 // The call is made by hand: net/http speaks HTTP/2 and protowire is linked already, while google.golang.org/grpc would
 // add megabytes for two messages of one field each. The tests have its server as the peer.
 func runGRPC(ctx context.Context, p *v1alpha1.GRPCProbe, to netip.AddrPort) *Error {
-	transport := once(to, "")
-	transport.Protocols = new(http.Protocols)
-	transport.Protocols.SetUnencryptedHTTP2(true)
-	defer transport.CloseIdleConnections()
-
-	answer, err := transport.RoundTrip(healthCheck(ctx, p.Service, to))
+	conn, fault := dial(ctx, to)
+	if fault != nil {
+		return fault
+	}
+	defer func() { _ = conn.Close() }()
+	var protocols http.Protocols
+	protocols.SetUnencryptedHTTP2(true)
+	answer, err := over(conn, &protocols).RoundTrip(healthCheck(ctx, p.Service, to))
 	if err != nil {
 		return wordsGRPC(err)
 	}

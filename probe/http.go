@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"io"
 	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
+	"sync/atomic"
 
 	"github.com/pointsman/pointsman/api/v1alpha1"
 )
@@ -30,9 +32,25 @@ func runHTTP(ctx context.Context, p *v1alpha1.HTTPProbe, to netip.AddrPort) *Err
 	if fault != nil {
 		return fault
 	}
-	transport := once(to, request.Host)
-	defer transport.CloseIdleConnections()
-	answer, err := transport.RoundTrip(request)
+	// Made here and not by the transport, which says no more than "late" of a connection that was not ready in time.
+	var conn net.Conn
+	if p.Scheme == "HTTPS" {
+		conn, fault = handshake(ctx, to, &tls.Config{
+			ServerName:         sni(request.Host),
+			InsecureSkipVerify: true,
+			NextProtos:         []string{"h2", "http/1.1"},
+		})
+	} else {
+		conn, fault = dial(ctx, to)
+	}
+	if fault != nil {
+		return fault
+	}
+	defer func() { _ = conn.Close() }()
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
+	answer, err := over(conn, &protocols).RoundTrip(request)
 	if err != nil {
 		return words(err, "an HTTP answer")
 	}
@@ -104,34 +122,25 @@ func getRequest(ctx context.Context, p *v1alpha1.HTTPProbe, to netip.AddrPort) (
 	return request, nil
 }
 
-// once is a transport for one request: it goes to the endpoint whatever the request's URL says.
-func once(to netip.AddrPort, host string) *http.Transport {
-	var protocols http.Protocols
-	protocols.SetHTTP1(true)
-	protocols.SetHTTP2(true)
+// errAgain is a request that the server gave back, to be made on another connection.
+var errAgain = errors.New("the server would not take the request")
+
+// over is a transport for one request, on a connection that is made already.
+func over(conn net.Conn, protocols *http.Protocols) *http.Transport {
+	var taken atomic.Bool
+	take := func(context.Context, string, string) (net.Conn, error) {
+		if taken.Swap(true) {
+			return nil, errAgain
+		}
+		return conn, nil
+	}
 	return &http.Transport{
-		Protocols:              &protocols,
+		Protocols:              protocols,
+		DialContext:            take,
+		DialTLSContext:         take,
 		DisableKeepAlives:      true,
 		DisableCompression:     true, // else a small answer may be a large body
 		MaxResponseHeaderBytes: maxHeader,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			conn, fault := dial(ctx, to)
-			if fault != nil {
-				return nil, fault
-			}
-			return conn, nil
-		},
-		DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			conn, fault := handshake(ctx, to, &tls.Config{
-				ServerName:         sni(host),
-				InsecureSkipVerify: true,
-				NextProtos:         []string{"h2", "http/1.1"},
-			})
-			if fault != nil {
-				return nil, fault
-			}
-			return conn, nil
-		},
 	}
 }
 

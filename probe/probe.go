@@ -41,8 +41,8 @@ func at(to netip.AddrPort, port *int32) netip.AddrPort {
 	return netip.AddrPortFrom(to.Addr(), uint16(*port))
 }
 
-// runTCP passes when the connection opens. What the peer does then is no part of it: one that resets every
-// connection at once passes, and so does one whose kernel accepts for a program that never does.
+// runTCP passes when the connection opens. What the peer does then is no part of it: one whose kernel accepts for a
+// program that never does passes, and one that resets each connection does unless the reset is quicker than we are.
 func runTCP(ctx context.Context, to netip.AddrPort) *Error {
 	conn, err := dial(ctx, to)
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/url"
 	"os"
 	"strings"
 	"syscall"
@@ -71,6 +72,8 @@ func unconnected(err error) *Error {
 		return seen(err, "connection refused")
 	case late(err):
 		return seen(err, "no connection in time")
+	case errors.Is(err, syscall.ECONNRESET):
+		return seen(err, "connection reset")
 	case errors.Is(err, context.Canceled):
 		return seen(err, "not tested: given up")
 	}
@@ -81,8 +84,12 @@ func late(err error) bool {
 	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, syscall.ETIMEDOUT)
 }
 
-// cause leaves out what wraps an error of the net package: addresses with ephemeral ports.
+// cause leaves out what the net packages wrap around an error: addresses with ephemeral ports.
 func cause(err error) string {
+	var parse *url.Error
+	if errors.As(err, &parse) {
+		err = parse.Err
+	}
 	var op *net.OpError
 	if errors.As(err, &op) {
 		err = op.Err
