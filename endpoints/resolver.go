@@ -24,6 +24,9 @@ type Resolver struct {
 	pods      map[types.NamespacedName][]*backing // of each Pod, the Services of endpoints that name it; once an endpoint
 	gone      map[types.NamespacedName]bool       // Services that are known not to be there
 
+	decisions map[types.NamespacedName]*Decision
+	decided   map[types.NamespacedName]bool // servers that only a decision was made for
+
 	dirty    map[types.NamespacedName]bool // servers to resolve again
 	unsorted bool                          // a server came or went
 	last     *Snapshot
@@ -55,6 +58,8 @@ func NewResolver(podColour PodColour, previous *Snapshot) *Resolver {
 		slices:    map[types.NamespacedName]*backing{},
 		pods:      map[types.NamespacedName][]*backing{},
 		gone:      map[types.NamespacedName]bool{},
+		decisions: map[types.NamespacedName]*Decision{},
+		decided:   map[types.NamespacedName]bool{},
 		dirty:     map[types.NamespacedName]bool{},
 		last:      previous,
 		unsorted:  true,
@@ -78,12 +83,21 @@ func (r *Resolver) SetVirtualServer(vs VirtualServer) {
 	r.dirty[key] = true
 }
 
+// SetDecision says what was decided for a VirtualServer, which may be set later. It has nothing resolved again.
+func (r *Resolver) SetDecision(key types.NamespacedName, d *Decision) {
+	if before := r.decisions[key]; before != nil && d != nil && *before == *d || before == nil && d == nil {
+		return
+	}
+	r.decisions[key], r.decided[key] = d, true
+}
+
 // DeleteVirtualServer forgets one.
 func (r *Resolver) DeleteVirtualServer(key types.NamespacedName) {
 	if old := r.servers[key]; old != nil {
 		r.leave(old.vs)
 		delete(r.servers, key)
 		delete(r.dirty, key)
+		delete(r.decisions, key)
 		r.unsorted = true
 	}
 }
@@ -256,6 +270,13 @@ func (r *Resolver) Snapshot() *Snapshot {
 		changed = true
 		e.server, e.claims, e.errs = server, own, errs
 	}
+	for key := range r.decided {
+		if e := r.servers[key]; e != nil && e.server.Decision != r.decisions[key] {
+			e.server.Decision = r.decisions[key]
+			r.dirty[key], changed = true, true // put into the Snapshot below, as it is
+		}
+	}
+	clear(r.decided)
 	if !changed {
 		clear(r.dirty)
 		return r.last
@@ -310,7 +331,7 @@ func claimsOf(s *Server) []claim {
 
 // resolve joins one VirtualServer with its Service and endpoints.
 func (r *Resolver) resolve(vs VirtualServer) (Server, []SourceError) {
-	server := Server{Key: vs.Key(), Spec: vs.Spec, Digest: vs.Digest, Generation: vs.Generation, UID: vs.UID}
+	server := Server{Key: vs.Key(), Spec: vs.Spec, Digest: vs.Digest, Generation: vs.Generation, UID: vs.UID, Decision: r.decisions[vs.Key()]}
 	if vs.Invalid != nil {
 		server.Refused = vs.Invalid
 		return server, nil

@@ -55,6 +55,8 @@ type Server struct {
 	// Generation and UID are those of the object in the API server; zero for one from a manifest.
 	Generation int64
 	UID        types.UID
+	// Decision is what was decided for it in the cluster; nil for a manifest, and before the first one.
+	Decision *Decision `json:",omitempty"`
 	// Refused, when not nil, says why the VirtualServer is not in force; Ports is then empty.
 	Refused *Refusal
 	// Affinity is the session affinity timeout in seconds (Service.spec.sessionAffinity ClientIP); 0: none.
@@ -63,6 +65,19 @@ type Server struct {
 	// Coming are the ways in, without endpoints, to a Service that lacks nothing but our label: what can be
 	// prepared for the moment that it gets the label.
 	Coming []Port `json:",omitempty"`
+}
+
+// Decision is which colour gets a VirtualServer's new connections, as its status in the API server has it. It
+// is told of as it changes, whether the declaration is in force or refused.
+type Decision struct {
+	Number    int64 // counts them; a node that knows one does not go back
+	Active    string
+	Previous  string
+	Retiring  string
+	Candidate string
+	Weight    int32
+	Phase     v1alpha1.Phase
+	Rollback  bool
 }
 
 // refuse takes everything from the server that only an accepted one has.

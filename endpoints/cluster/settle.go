@@ -16,8 +16,10 @@ import (
 
 func (s *Source) setServer(key types.NamespacedName, obj any) {
 	d := obj.(*declared) // the reflector lets no other type through
+	s.resolver.SetDecision(key, d.decision)
 	if old, ok := s.declared[key]; ok && old.Digest == digest(d) {
-		return // a status was written
+		s.wake() // a status was written
+		return
 	}
 	s.declared[key], s.unsettled = declare(d), true
 	s.wake()

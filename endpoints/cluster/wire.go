@@ -16,6 +16,9 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
+
+	"github.com/pointsman/pointsman/api/v1alpha1"
+	"github.com/pointsman/pointsman/endpoints"
 )
 
 // VirtualServers come as JSON, since a CRD has no other encoding that is on everywhere, and by the thousand at a start,
@@ -28,6 +31,7 @@ type declared struct {
 	metav1.TypeMeta
 	metav1.ObjectMeta // Name, Namespace, UID, Generation, ResourceVersion, and a bookmark's Annotations
 	spec              json.RawMessage
+	decision          *endpoints.Decision
 }
 
 // DeepCopyObject makes it a runtime.Object. Nobody changes one.
@@ -36,7 +40,7 @@ func (d *declared) DeepCopyObject() runtime.Object {
 	return &c
 }
 
-// wire is what is read of one. What is not named is passed over: status and managedFields are the larger part.
+// wire is what is read of one. What is not named is passed over: conditions, history and managedFields are the larger part.
 type wire struct {
 	wireStatus
 	Metadata struct {
@@ -47,7 +51,40 @@ type wire struct {
 		Generation      int64             `json:"generation"`
 		Annotations     map[string]string `json:"annotations"`
 	} `json:"metadata"`
-	Spec json.RawMessage `json:"spec"`
+	Spec   json.RawMessage `json:"spec"`
+	Status decided         `json:"status"`
+}
+
+// decided is what is read of a status. It stands in the place of a metav1.Status's own, which is a text.
+type decided struct {
+	Decision  int64          `json:"decision"`
+	Active    string         `json:"active"`
+	Previous  string         `json:"previous"`
+	Retiring  string         `json:"retiring"`
+	Candidate string         `json:"candidate"`
+	Weight    int32          `json:"weight"`
+	Phase     v1alpha1.Phase `json:"phase"`
+	Rollback  bool           `json:"rollback"`
+}
+
+// UnmarshalJSON passes over what is no object.
+func (d *decided) UnmarshalJSON(text []byte) error {
+	if len(text) == 0 || text[0] != '{' {
+		return nil
+	}
+	type plain decided
+	return json.Unmarshal(text, (*plain)(d))
+}
+
+// of is the decision, nil when there is none yet.
+func (d *decided) of() *endpoints.Decision {
+	if d.Active == "" {
+		return nil
+	}
+	return &endpoints.Decision{
+		Number: d.Decision, Active: d.Active, Previous: d.Previous, Retiring: d.Retiring,
+		Candidate: d.Candidate, Weight: d.Weight, Phase: d.Phase, Rollback: d.Rollback,
+	}
 }
 
 // wireStatus is what is read of a metav1.Status, which may stand in the place of an object.
@@ -60,7 +97,7 @@ type wireStatus struct {
 
 func (w *wire) declared() *declared {
 	m := &w.Metadata
-	return &declared{spec: w.Spec, ObjectMeta: metav1.ObjectMeta{
+	return &declared{spec: w.Spec, decision: w.Status.of(), ObjectMeta: metav1.ObjectMeta{
 		Name: m.Name, Namespace: m.Namespace, UID: m.UID, ResourceVersion: m.ResourceVersion, Generation: m.Generation,
 		Annotations: m.Annotations,
 	}}
