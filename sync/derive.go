@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/sirupsen/logrus"
 	"k8s.io/apimachinery/pkg/types"
@@ -27,6 +28,8 @@ func (r *Reconciler) derive(stale bool) error {
 	}
 	r.snapshot = r.Source.Snapshot()
 	effective := r.keepInForce(r.snapshot)
+	now := time.Now()
+	r.rollouts.dueAt = time.Time{}
 	first, refused := 0, 0 // first: served for the first time
 	for i := range effective.Servers {
 		s := &effective.Servers[i]
@@ -38,8 +41,8 @@ func (r *Reconciler) derive(stale bool) error {
 		if before.Active == "" {
 			first++
 		}
-		after := rollout.Next(before, s.Spec.Active, Ready(s))
-		if before != after {
+		after := r.decide(s, before, now)
+		if !before.Equal(after) {
 			r.logRollout(s.Key, before, after)
 			r.ledger.Rollouts[s.Key], r.ledger.dirty = after, true
 		}
@@ -50,6 +53,7 @@ func (r *Reconciler) derive(stale bool) error {
 	if first > 0 {
 		r.Log.WithField("virtualservers", first).Info("serving")
 	}
+	r.probe()
 	r.target = r.deriving.next(Input{
 		Snapshot: effective, Rollouts: r.ledger.Rollouts, NodeName: r.NodeName,
 		NodeAddresses: r.addresses, ClusterCIDRs: r.ClusterCIDRs, Steering: r.Config.Steering,
@@ -75,8 +79,10 @@ func (r *Reconciler) keepInForce(snap *endpoints.Snapshot) *endpoints.Snapshot {
 		if effective == snap {
 			effective = &endpoints.Snapshot{Servers: slices.Clone(snap.Servers), Errors: snap.Errors}
 		}
+		decision := s.Decision
 		effective.Servers[i] = *last
-		accepted[s.Key] = &effective.Servers[i] // not last, which would keep all of its Snapshot
+		effective.Servers[i].Decision = decision // which is no part of the declaration
+		accepted[s.Key] = &effective.Servers[i]  // not last, which would keep all of its Snapshot
 	}
 	r.inForce = accepted
 	return effective
@@ -103,8 +109,10 @@ func (r *Reconciler) logRollout(key types.NamespacedName, before, after rollout.
 		log.WithField("colour", after.Active).Debug("serving")
 	case before.Active != after.Active:
 		log.WithFields(logrus.Fields{"from": before.Active, "to": after.Active}).Info("switching")
-	case after.Reason != "":
-		log.WithField("reason", after.Reason).Warn("switch is blocked: " + after.Message)
+	case before.Phase != after.Phase && after.Message != "":
+		log.WithField("reason", after.Reason).WithField("phase", after.Phase).Warn(after.Message)
+	case before.Phase != after.Phase || before.Weight != after.Weight:
+		log.WithFields(logrus.Fields{"phase": after.Phase, "candidate": after.Candidate, "weight": after.Weight}).Info("the switch goes on")
 	}
 }
 

@@ -62,7 +62,9 @@ func TestKernelCutOverKilledAtEveryOp(t *testing.T) {
 						Source: &source{snap: &endpoints.Snapshot{Servers: []endpoints.Server{s}}}, Log: log, ledger: ledger,
 					}
 					r.store.dir, r.status.dir = dir, dir
-					r.pass(ctx, true)
+					for range 6 {
+						r.pass(ctx, true)
+					}
 					return r
 				}
 				first := daemon("v1", func() error { return nil })

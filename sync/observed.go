@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"maps"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/pointsman/pointsman/api/v1alpha1"
 	"github.com/pointsman/pointsman/endpoints"
 	"github.com/pointsman/pointsman/internal/atomicfile"
 	"github.com/pointsman/pointsman/ipvs"
@@ -45,6 +47,7 @@ type observed struct {
 	trouble string // what it could not have
 	undone  string
 	keyed   keyed
+	probe   *v1alpha1.ProbeReport
 
 	status ServerStatus
 	text   []byte // of status; nil: not made yet
@@ -53,8 +56,9 @@ type observed struct {
 
 // sameBut says whether both are made of the same, beside what the kernel holds.
 func (o *observed) sameBut(n *observed) bool {
-	return o.server != nil && n.server != nil && o.server.Same(n.server) && o.state == n.state &&
-		o.pending == n.pending && o.failed == n.failed && o.trouble == n.trouble && o.undone == n.undone && o.keyed == n.keyed
+	return o.server != nil && n.server != nil && o.server.Same(n.server) && o.state.Equal(n.state) &&
+		o.pending == n.pending && o.failed == n.failed && o.trouble == n.trouble && o.undone == n.undone && o.keyed == n.keyed &&
+		reflect.DeepEqual(o.probe, n.probe)
 }
 
 // keyed is how a VirtualServer's packets find their way, and what is staged.
@@ -142,7 +146,7 @@ func (r *Reconciler) madeOf(seen observation, passErr error, again map[types.Nam
 		now := observed{
 			key: s.Key, server: s, state: r.ledger.Rollouts[s.Key], pending: seen.pending[s.Key], failed: passErr != nil,
 			trouble: strings.Join(trouble[s.Key], "; "), undone: r.undone[s.Key],
-			keyed: r.keyedAs(s.Key, passErr != nil),
+			keyed: r.keyedAs(s.Key, passErr != nil), probe: r.probed(s.Key, r.ledger.Rollouts[s.Key], &s.Spec),
 		}
 		before := r.status.byKey[s.Key]
 		if before != nil && again != nil && !again[s.Key] && before.sameBut(&now) {

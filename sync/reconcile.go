@@ -100,7 +100,11 @@ type Reconciler struct {
 	RulesChanged <-chan struct{}
 	// NodeChanged tells that Node.Addresses or Node.ReadDevice may give another answer; nil where nothing does.
 	NodeChanged <-chan struct{}
-	Log         logrus.FieldLogger
+	// Prober and Calls are what rollouts want beside the kernel; nil where there is none. CallsAnswered tells of answers.
+	Prober        Prober
+	Calls         Calls
+	CallsAnswered <-chan struct{}
+	Log           logrus.FieldLogger
 	// Observed, when not nil, gets each status that differs from the one before. It must not change it, nor wait.
 	Observed func(*Status)
 
@@ -117,6 +121,7 @@ type Reconciler struct {
 	conflicts map[ipvs.Key]Conflict         // as last planned
 	draining  map[ipvs.Key]bool             // virtual servers of which real servers drain
 	released  map[types.NamespacedName]bool // VirtualServers whose virtual servers are kube-proxy's again
+	rollouts  rollouts
 	steering  steering
 	undoing   undoing
 	undone    map[types.NamespacedName]string // what others undo, as last told
@@ -141,6 +146,10 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	if r.Changes != nil {
 		tableChanged = r.Changes.Changed()
 	}
+	var probed <-chan struct{}
+	if r.Prober != nil {
+		probed = r.Prober.Changed()
+	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	due := time.Now() // of the next look for drift: changes do not put it off
@@ -160,8 +169,11 @@ func (r *Reconciler) Run(ctx context.Context) error {
 			stale = false
 		case <-r.RulesChanged:
 			stale = false
+		case <-probed:
+		case <-r.CallsAnswered:
 		case <-timer.C:
-			stale = r.snapshot == nil
+			at := r.rollouts.dueAt
+			stale = r.snapshot == nil || !at.IsZero() && !time.Now().Before(at)
 		}
 		if r.Source.Snapshot() == nil {
 			timer.Reset(driftInterval)
@@ -175,7 +187,11 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		if tableChanged != nil && r.table.again.After(time.Now()) && r.table.again.Before(due) {
 			due = r.table.again
 		}
-		timer.Reset(time.Until(due))
+		wake := due
+		if at := r.rollouts.dueAt; !at.IsZero() && at.Before(wake) {
+			wake = at
+		}
+		timer.Reset(time.Until(wake))
 	}
 }
 
@@ -216,6 +232,7 @@ func (r *Reconciler) pass(ctx context.Context, stale bool) time.Duration {
 	if err := r.status.save(r.observe(seen, err)); err != nil {
 		r.report(err)
 	}
+	r.moves(time.Now())
 	if _, counted := r.count(); counted {
 		if len(r.draining) == 0 && r.lastError == "" && r.NodeChanged != nil && r.RulesChanged != nil {
 			return restInterval

@@ -1,6 +1,7 @@
 package sync
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -68,10 +69,15 @@ type ServerStatus struct {
 	// needs a word.
 	Steering       string `json:"steering,omitempty"`
 	SteeringReason string `json:"steeringReason,omitempty"`
+	// Decision is the one that this answers; see [rollout.State].
+	Decision int64 `json:"decision,omitempty"`
+	// Probe is how what is asked about fares from this node; nil when nothing is, or not all was tested yet.
+	Probe *v1alpha1.ProbeReport `json:"probe,omitempty"`
+	// Signs in the kernel's counters that a colour does not serve.
+	Signs []v1alpha1.Sign `json:"signs,omitempty"`
 	// Virtual are the virtual servers in the kernel.
 	Virtual  []VirtualStatus              `json:"virtual,omitempty"`
 	Draining []DrainStatus                `json:"draining,omitempty"`
-	Notes    []string                     `json:"notes,omitempty"` // what of the declaration is not acted on
 	Status   v1alpha1.VirtualServerStatus `json:"status"`
 }
 
@@ -115,9 +121,9 @@ func (r *Reconciler) observeServer(of *observed, services []*ipvs.ServiceInfo) S
 	s, state := of.server, of.state
 	out := ServerStatus{
 		Namespace: s.Key.Namespace, Name: s.Key.Name, Digest: s.Digest, Generation: s.Generation, Declared: s.Spec.Active,
-		Notes: notActedOn(s),
 	}
-	out.Status.Active, out.Status.Previous, out.Status.Phase = state.Active, state.Previous, state.Phase
+	state.Into(&out.Status)
+	out.Decision, out.Probe = state.Decision, of.probe
 	out.Status.Colours = Colours(s)
 	out.Status.Nodes = v1alpha1.NodesStatus{Total: 1}
 	out.Status.Conditions = of.status.Status.Conditions
@@ -130,8 +136,11 @@ func (r *Reconciler) observeServer(of *observed, services []*ipvs.ServiceInfo) S
 	if out.Verified {
 		out.Weight = of.state.Weight
 	}
-	if out.Verified && state.Phase == v1alpha1.PhaseSteady {
-		out.Status.Nodes.Staged, out.Status.Nodes.Switched = 1, 1
+	if out.Verified {
+		out.Status.Nodes.Switched = 1
+	}
+	if out.Verified && out.Staged == state.Candidate {
+		out.Status.Nodes.Staged = 1
 	}
 	r.setConditions(&out, of)
 	return out
@@ -139,7 +148,11 @@ func (r *Reconciler) observeServer(of *observed, services []*ipvs.ServiceInfo) S
 
 // setConditions fills in the conditions, keeping the transition times of those that stay.
 func (r *Reconciler) setConditions(out *ServerStatus, of *observed) {
-	s, blocked, message := of.server, of.state.Reason, of.state.Message
+	s, blocked, message := of.server, "", of.state.Message
+	if of.state.Active != s.Spec.Active && s.UID == "" { // in a cluster the coordinator says so
+		blocked = cmp.Or(of.state.Reason, string(of.state.Phase))
+		message = cmp.Or(message, of.state.Active+" is active, and "+s.Spec.Active+" is declared")
+	}
 	set := func(kind string, ok bool, reason, message string) {
 		c := metav1.Condition{Type: kind, Status: metav1.ConditionFalse, Reason: reason, Message: message}
 		if ok {
@@ -165,7 +178,7 @@ func (r *Reconciler) setConditions(out *ServerStatus, of *observed) {
 	default:
 		set(v1alpha1.ConditionSwitched, false, "NotVerified", "the kernel does not hold what is declared yet")
 	}
-	if previous := out.Status.Previous; previous != "" {
+	if previous := out.Status.Retiring; previous != "" {
 		left := 0
 		for _, d := range out.Draining {
 			if d.Colour == previous {
@@ -234,20 +247,6 @@ func Colours(s *endpoints.Server) []v1alpha1.ColourStatus {
 		}
 	}
 	slices.SortFunc(out, func(a, b v1alpha1.ColourStatus) int { return strings.Compare(a.Name, b.Name) })
-	return out
-}
-
-// notActedOn names the fields that are declared and that this version does not act on.
-func notActedOn(s *endpoints.Server) []string {
-	var out []string
-	note := func(set bool, field string) {
-		if set {
-			out = append(out, field+" is not acted on by this version")
-		}
-	}
-	note(s.Spec.Switch.Gate.Probe != nil, "spec.switch.gate.probe")
-	note(len(s.Spec.Switch.Steps) > 0, "spec.switch.steps")
-	note(s.Spec.Switch.Observe != nil, "spec.switch.observe")
 	return out
 }
 

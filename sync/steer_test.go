@@ -356,7 +356,7 @@ func TestStagedSharedPreviewed(t *testing.T) {
 	}
 
 	more.Spec.Active = "v2"
-	more.Spec.Preview = &v1alpha1.Preview{Colour: "v1", NodePort: 31080, Sources: []string{"198.51.100.0/24"}}
+	more.Spec.Preview = &v1alpha1.Preview{Colour: "v1", NodePort: new(int32(31080)), Sources: []string{"198.51.100.0/24"}}
 	status = b.declare(t, more)
 	require.Empty(t, status.Error)
 	e := nft.Endpoint{Protocol: 6, Addr: netip.MustParseAddr("192.0.2.10"), Port: 30080}

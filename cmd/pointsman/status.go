@@ -192,9 +192,6 @@ func (p painter) server(s *sync.ServerStatus) {
 			p.line("  %s %s: %s", p.paint(yellow, "!"), c.Reason, c.Message)
 		}
 	}
-	for _, note := range s.Notes {
-		p.line("  %s %s", p.paint(yellow, "!"), note)
-	}
 	for _, v := range s.Virtual {
 		p.line("  %s %s  %s", v.Key, v.Scheduler, plural(v.Serving, "real server", "real servers"))
 		for _, at := range v.Steered {

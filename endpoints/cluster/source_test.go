@@ -387,6 +387,6 @@ func TestCoalesced(t *testing.T) {
 	assert.Equal(t, 99, same, "what did not change shares memory")
 	// Pods and VirtualServers change in ways that are nothing to us.
 	a.apply(fmt.Sprintf(podText, "unrelated", "version: v9"))
-	a.apply(fmt.Sprintf(vsText, "s7", "s7", "") + "status: {active: v1}\n")
+	a.apply(fmt.Sprintf(vsText, "s7", "s7", "") + "status: {message: nothing}\n")
 	r.stays(200 * time.Millisecond)
 }
