@@ -39,7 +39,7 @@ func AwaitActive(ctx context.Context, stateDir string, key types.NamespacedName,
 				return nil
 			case s.Declared != colour:
 				return fmt.Errorf("the declaration was changed again, to %s", s.Declared)
-			case s.Status.Phase == v1alpha1.PhaseBlocked:
+			case s.Status.Phase == v1alpha1.PhaseBlocked, s.Status.Phase == v1alpha1.PhaseRolledBack:
 				return blocked(s)
 			case status.Error != "":
 				last = status.Error

@@ -41,6 +41,15 @@ type declared struct {
 	object  *v1alpha1.VirtualServer // in a cluster
 }
 
+// colours counts endpoints as rollouts do.
+func (d *declared) colours() map[string]rollout.Colour {
+	out := map[string]rollout.Colour{}
+	for colour, n := range d.ready {
+		out[colour] = rollout.Colour{All: n, Ready: n}
+	}
+	return out
+}
+
 // home is the manifests when a directory of them is named, else the cluster.
 func (s *settings) home() (home, error) {
 	if s.manifests != "" {
@@ -145,7 +154,7 @@ func (h clusterHome) look(ctx context.Context, key types.NamespacedName) (*decla
 func declaredIn(vs *v1alpha1.VirtualServer) *declared {
 	d := &declared{
 		key: types.NamespacedName{Namespace: vs.Namespace, Name: vs.Name}, active: vs.Spec.Active, object: vs,
-		state: rollout.State{Active: vs.Status.Active, Previous: vs.Status.Previous, Phase: vs.Status.Phase},
+		state: rollout.FromStatus(&vs.Status),
 		ready: map[string]int{},
 	}
 	for _, c := range vs.Status.Colours {
@@ -187,7 +196,7 @@ func (h clusterHome) await(ctx context.Context, key types.NamespacedName, genera
 				last = errors.New("no daemon has seen the change yet (is pointsman running on the nodes?)")
 			case c.Status == metav1.ConditionTrue && vs.Status.Active == colour:
 				return nil
-			case vs.Status.Phase == v1alpha1.PhaseBlocked:
+			case vs.Status.Phase == v1alpha1.PhaseBlocked, vs.Status.Phase == v1alpha1.PhaseRolledBack:
 				return &sync.BlockedError{Reason: c.Reason, Message: c.Message}
 			default:
 				last = fmt.Errorf("%s: %s", c.Reason, c.Message)

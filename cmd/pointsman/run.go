@@ -10,10 +10,13 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/pointsman/pointsman/ipvs"
 	"github.com/pointsman/pointsman/nft"
 	"github.com/pointsman/pointsman/node"
+	"github.com/pointsman/pointsman/probe"
+	"github.com/pointsman/pointsman/rollout/calls"
 	"github.com/pointsman/pointsman/rollout/cluster"
 	"github.com/pointsman/pointsman/sync"
 )
@@ -79,6 +82,20 @@ func (s *settings) run(ctx context.Context) error {
 		return err
 	}
 	defer unwatch()
+	prober := probe.NewProber(ctx)
+	defer prober.Close()
+	r.Prober = prober
+	if s.manifests != "" {
+		answered := make(chan struct{}, 1)
+		made := calls.New(ctx, func(types.NamespacedName) {
+			select {
+			case answered <- struct{}{}:
+			default:
+			}
+		})
+		defer made.Close()
+		r.Calls, r.CallsAnswered = made, answered
+	}
 	served := make(chan struct{})
 	begin := gosync.OnceFunc(func() { close(served) })
 	tasks := []task{src, r, newCollector(served)}

@@ -110,7 +110,7 @@ func (f *change) run(ctx context.Context, e env, c *cobra.Command, arg string, c
 		return refused(key, fmt.Errorf("%s: %s", d.refused.Reason, d.refused.Message))
 	}
 	if d.ready[colour] == 0 && colour != d.state.Active {
-		return refused(key, errors.New(rollout.NoReadyEndpoint(colour, d.active, d.ready)))
+		return refused(key, errors.New(rollout.NoReadyEndpoint(colour, d.state.Active, d.colours())))
 	}
 	before := d.active
 	await, err := h.set(ctx, d, colour)

@@ -30,7 +30,7 @@ func server(name, active string, generation int64) *v1alpha1.VirtualServer {
 
 // resolved is the VirtualServer in a snapshot, with that many endpoints of each colour, all ready.
 func resolved(vs *v1alpha1.VirtualServer, counts map[string]int) *endpoints.Server {
-	s := &endpoints.Server{Key: types.NamespacedName{Namespace: vs.Namespace, Name: vs.Name}, Spec: vs.Spec}
+	s := &endpoints.Server{Key: types.NamespacedName{Namespace: vs.Namespace, Name: vs.Name}, Spec: vs.Spec, Generation: vs.Generation}
 	port := endpoints.Port{Protocol: corev1.ProtocolTCP}
 	for c, n := range counts {
 		for range n {
@@ -44,6 +44,7 @@ func resolved(vs *v1alpha1.VirtualServer, counts map[string]int) *endpoints.Serv
 func at(name, active string, generation int64) Node {
 	return Node{Name: name, Entry: &v1alpha1.NodeVirtualServer{
 		Namespace: "default", Name: "myapp", Generation: generation, Active: active, Verified: active != "", RealServers: 10,
+		Decision: 99, // any that is made
 	}}
 }
 
@@ -62,8 +63,25 @@ func draining(name, active string, generation int64, colour string) Node {
 // steady is the status of v1 on a, b and c, after a switch from v0 when previous is.
 func steady(previous string) v1alpha1.VirtualServerStatus {
 	vs := server("myapp", "v1", 1)
-	vs.Status.Previous = previous
-	return Aggregate(vs, resolved(vs, both), []Node{at("a", "v1", 1), at("b", "v1", 1), at("c", "v1", 1)}, nil, noon)
+	vs.Status.Previous, vs.Status.Retiring = previous, previous
+	status, _ := Aggregate(vs, resolved(vs, both), []Node{at("a", "v1", 1), at("b", "v1", 1), at("c", "v1", 1)}, nil, Outside{}, noon)
+	return status
+}
+
+// switchedTo is the status after a switch of one node.
+func switchedTo(from v1alpha1.VirtualServerStatus, colour string) v1alpha1.VirtualServerStatus {
+	vs := server("myapp", colour, 2)
+	vs.Status = from
+	for range 3 {
+		vs.Status, _ = Aggregate(vs, resolved(vs, both), []Node{staging("a", vs.Status.Active, 2, colour)}, nil, Outside{}, noon)
+	}
+	return vs.Status
+}
+
+func staging(name, active string, generation int64, candidate string) Node {
+	n := at(name, active, generation)
+	n.Entry.Staged = candidate
+	return n
 }
 
 var both = map[string]int{"v1": 3, "v2": 2}
@@ -91,66 +109,69 @@ func TestAggregate(t *testing.T) {
 		},
 		{
 			name: "first, nobody has reported", declared: "v1", live: []Node{{Name: "a"}, {Name: "b"}},
-			phase: v1alpha1.PhaseSwitching, nodes: v1alpha1.NodesStatus{Total: 2},
-			conditions: "Accepted=Unknown/Pending Staged=False/NodesWaiting Switched=False/NodesWaiting Healthy=False/NothingServed",
+			nodes:      v1alpha1.NodesStatus{Total: 2},
+			conditions: "Accepted=Unknown/Pending Staged=False/Pending Switched=False/Pending Healthy=False/NothingServed",
+		},
+		{
+			name: "first, nobody has reported, and endpoints are counted", declared: "v1", counts: both, live: []Node{{Name: "a"}, {Name: "b"}},
+			active: "v1", phase: v1alpha1.PhaseSwitching, nodes: v1alpha1.NodesStatus{Total: 2},
+			conditions: "Accepted=Unknown/Pending Staged=True/Staged Switched=False/NodesWaiting Healthy=True/Ready",
 			say:        map[string]string{"Switched": "waiting for 2 of 2 nodes: a has not reported it yet, b has not reported it yet"},
 		},
 		{
-			name: "switching", before: steady(""), declared: "v2", counts: both,
-			live: []Node{at("a", "v2", 2), at("b", "v1", 1), at("c", "", 2), at("d", "v1", 2), {Name: "e"}}, active: "v1", phase: v1alpha1.PhaseSwitching,
-			nodes: v1alpha1.NodesStatus{Total: 5, Staged: 1, Switched: 1}, history: 1,
-			conditions: "Accepted=True/Accepted Staged=False/NodesWaiting Switched=False/NodesWaiting Healthy=True/Ready",
-			say: map[string]string{
-				"Staged": "v2: waiting for 4 of 5 nodes: b still acts on generation 1, not 2, c has not read it back from its kernel yet, d serves v1, not v2 and 1 more",
-			},
+			name: "staging", before: steady(""), declared: "v2", counts: both,
+			live: []Node{staging("a", "v1", 2, "v2"), at("b", "v1", 2)}, active: "v1", phase: v1alpha1.PhaseStaging,
+			nodes: v1alpha1.NodesStatus{Total: 2, Staged: 1, Switched: 2}, history: 1,
+			conditions: "Accepted=True/Accepted Staged=False/NodesNotStaged Switched=False/NodesNotStaged Healthy=True/Ready",
+			say:        map[string]string{"Staged": "waiting for 1 of 2 nodes: b has not staged v2 yet"},
 		},
 		{
-			name: "switched, draining", before: steady(""), declared: "v2", counts: both, live: []Node{at("a", "v2", 2), draining("b", "v2", 2, "v1")},
+			name: "committed", before: steady(""), declared: "v2", counts: both,
+			live: []Node{staging("a", "v1", 2, "v2"), staging("b", "v1", 2, "v2")}, active: "v2", previous: "v1", phase: v1alpha1.PhaseSwitching,
+			nodes: v1alpha1.NodesStatus{Total: 2}, history: 1,
+			conditions: "Accepted=True/Accepted Staged=True/Staged Switched=False/NodesWaiting Healthy=True/Ready SafeToRetire=False/NodesWaiting",
+		},
+		{
+			name: "switched, draining", before: switchedTo(steady(""), "v2"), declared: "v2", counts: both, live: []Node{at("a", "v2", 2), draining("b", "v2", 2, "v1")},
 			active: "v2", previous: "v1", phase: v1alpha1.PhaseSteady, nodes: v1alpha1.NodesStatus{Total: 2, Staged: 2, Switched: 2}, history: 2,
 			conditions: "Accepted=True/Accepted Staged=True/Staged Switched=True/Verified Healthy=True/Ready SafeToRetire=False/Draining",
 			say:        map[string]string{"SafeToRetire": "v1 still has connections on 1 of 2 nodes: b"},
 		},
 		{
 			name: "drained", before: steady("v0"), declared: "v1", counts: both, live: []Node{at("a", "v1", 2), draining("b", "v1", 2, "v9")},
-			active: "v1", previous: "v0", phase: v1alpha1.PhaseSteady, nodes: v1alpha1.NodesStatus{Total: 2, Staged: 2, Switched: 2}, history: 1,
+			active: "v1", phase: v1alpha1.PhaseSteady, nodes: v1alpha1.NodesStatus{Total: 2, Staged: 2, Switched: 2}, history: 1,
 			conditions: "Accepted=True/Accepted Staged=True/Staged Switched=True/Verified Healthy=True/Ready SafeToRetire=True/Drained",
-		},
-		{
-			name: "a switch under way is not safe to retire", before: steady("v0"), declared: "v2", counts: both, live: []Node{at("a", "v2", 2), at("b", "v1", 2)},
-			active: "v1", previous: "v0", phase: v1alpha1.PhaseSwitching, nodes: v1alpha1.NodesStatus{Total: 2, Staged: 1, Switched: 1}, history: 1,
-			conditions: "Accepted=True/Accepted Staged=False/NodesWaiting Switched=False/NodesWaiting Healthy=True/Ready SafeToRetire=False/NodesWaiting",
 		},
 		{
 			name: "a dead node is named and not counted", before: steady("v0"), declared: "v1", counts: both,
 			live: []Node{at("a", "v1", 2)}, dead: []Node{at("b", "v1", 1)},
-			active: "v1", previous: "v0", phase: v1alpha1.PhaseSteady, nodes: v1alpha1.NodesStatus{Total: 1, Staged: 1, Switched: 1}, history: 1,
+			active: "v1", phase: v1alpha1.PhaseSteady, nodes: v1alpha1.NodesStatus{Total: 1, Staged: 1, Switched: 1}, history: 1,
 			conditions: "Accepted=True/Accepted Staged=True/Staged Switched=True/Verified Healthy=True/Ready SafeToRetire=True/Drained",
 			say:        map[string]string{"Switched": "not alive and not counted: b", "Healthy": "not alive and not counted: b"},
 		},
 		{
-			name: "a dead node that may still use the previous colour", before: steady(""), declared: "v2", counts: both,
+			name: "a dead node that may still use the previous colour", before: switchedTo(steady(""), "v2"), declared: "v2", counts: both,
 			live: []Node{at("a", "v2", 2)}, dead: []Node{at("b", "v1", 1)},
 			active: "v2", previous: "v1", phase: v1alpha1.PhaseSteady, nodes: v1alpha1.NodesStatus{Total: 1, Staged: 1, Switched: 1}, history: 2,
 			conditions: "Accepted=True/Accepted Staged=True/Staged Switched=True/Verified Healthy=True/Ready SafeToRetire=Unknown/NodeNotAlive",
 			say:        map[string]string{"SafeToRetire": "does not run on b"},
 		},
 		{
-			name: "blocked", before: steady(""), declared: "v9", counts: both,
-			live:   []Node{saying("a", "v1", 2, "NoReadyEndpoint", "make v9 ready"), saying("b", "v1", 2, "NoReadyEndpoint", "make v9 ready")},
-			active: "v1", phase: v1alpha1.PhaseBlocked, nodes: v1alpha1.NodesStatus{Total: 2}, history: 1,
+			name: "blocked", before: steady(""), declared: "v9", counts: both, live: []Node{at("a", "v1", 2), at("b", "v1", 2)},
+			active: "v1", phase: v1alpha1.PhaseBlocked, nodes: v1alpha1.NodesStatus{Total: 2, Staged: 2, Switched: 2}, history: 1,
 			conditions: "Accepted=True/Accepted Staged=False/NoReadyEndpoint Switched=False/NoReadyEndpoint Healthy=True/Ready",
-			say:        map[string]string{"Switched": "make v9 ready"},
+			say:        map[string]string{"Switched": "ready now: v1, v2"},
 		},
 		{
 			name: "refused by all", before: steady(""), declared: "v1", counts: both,
 			live:   []Node{saying("a", "", 2, "ServiceNotLabelled", mend), saying("b", "", 2, "ServiceNotLabelled", mend)},
-			active: "v1", phase: v1alpha1.PhaseBlocked, nodes: v1alpha1.NodesStatus{Total: 2}, history: 1,
+			active: "v1", phase: v1alpha1.PhaseSteady, nodes: v1alpha1.NodesStatus{Total: 2}, history: 1,
 			conditions: "Accepted=False/ServiceNotLabelled Staged=True/Staged Switched=False/NotAccepted Healthy=False/NotAccepted",
 			say:        map[string]string{"Accepted": mend},
 		},
 		{
 			name: "an address taken on one node", before: steady(""), declared: "v1", counts: both, live: []Node{at("a", "v1", 2), saying("b", "", 2, "AddressTaken", "remove it")},
-			active: "v1", phase: v1alpha1.PhaseBlocked, nodes: v1alpha1.NodesStatus{Total: 2, Staged: 1, Switched: 1}, history: 1,
+			active: "v1", phase: v1alpha1.PhaseSteady, nodes: v1alpha1.NodesStatus{Total: 2, Staged: 1, Switched: 1}, history: 1,
 			conditions: "Accepted=False/AddressTaken Staged=True/Staged Switched=False/NotAccepted Healthy=False/NotAccepted",
 			say:        map[string]string{"Accepted": "on b: remove it"},
 		},
@@ -180,7 +201,7 @@ func TestAggregate(t *testing.T) {
 		},
 		{
 			name: "nobody lives", before: steady("v0"), declared: "v2", counts: both, dead: []Node{at("a", "v1", 1)},
-			active: "v1", previous: "v0", phase: v1alpha1.PhaseSteady, history: 1,
+			active: "v1", phase: v1alpha1.PhaseSteady, history: 1,
 			conditions: "Accepted=True/Accepted Staged=Unknown/NoLiveNode Switched=Unknown/NoLiveNode Healthy=Unknown/NoLiveNode SafeToRetire=Unknown/NoLiveNode",
 			say:        map[string]string{"Switched": "no node's daemon is alive"},
 		},
@@ -193,7 +214,7 @@ func TestAggregate(t *testing.T) {
 			if c.counts != nil {
 				s = resolved(vs, c.counts)
 			}
-			got := Aggregate(vs, s, c.live, c.dead, noon.Add(time.Hour))
+			got, _ := Aggregate(vs, s, c.live, c.dead, Outside{}, noon.Add(time.Minute))
 			assert.Equal(t, c.active, got.Active)
 			assert.Equal(t, c.previous, got.Previous)
 			assert.Equal(t, c.phase, got.Phase)
@@ -212,38 +233,34 @@ func TestAggregate(t *testing.T) {
 	}
 }
 
-// A switch is recorded when it ends, with when it was first seen.
-func TestHistory(t *testing.T) {
+// A status that was lost is made of where nodes were found to be, and then goes where it should by the way of a switch.
+func TestLostStatus(t *testing.T) {
+	vs := server("myapp", "v2", 2)
+	got, _ := Aggregate(vs, resolved(vs, both), []Node{at("a", "v1", 2), at("b", "v1", 2)}, nil, Outside{}, noon)
+	require.Equal(t, []string{"v1", "v2", "Staging"}, []string{got.Active, got.Candidate, string(got.Phase)})
+}
+
+// An older snapshot counts endpoints of an older declaration: no decision is made of them.
+func TestOlderSnapshotDecidesNothing(t *testing.T) {
 	vs := server("myapp", "v2", 2)
 	vs.Status = steady("")
-	half := []Node{at("a", "v2", 2), at("b", "v1", 1)}
-	vs.Status = Aggregate(vs, resolved(vs, both), half, nil, noon.Add(time.Minute))
-	vs.Status = Aggregate(vs, resolved(vs, both), half, nil, noon.Add(2*time.Minute))
-	whole := []Node{at("a", "v2", 2), at("b", "v2", 2)}
-	vs.Status = Aggregate(vs, resolved(vs, both), whole, nil, noon.Add(3*time.Minute))
-	require.Equal(t, v1alpha1.SwitchRecord{
-		From: "v1", To: "v2", Started: metav1.NewTime(noon.Add(time.Minute)), Ended: metav1.NewTime(noon.Add(3 * time.Minute)), Outcome: v1alpha1.OutcomeSucceeded,
-	}, vs.Status.History[0])
-	for i := range int64(20) {
-		c := fmt.Sprint("w", i)
-		vs.Generation, vs.Spec.Active = 3+i, c
-		vs.Status = Aggregate(vs, nil, []Node{at("a", c, 3+i)}, nil, noon.Add(time.Hour))
-	}
-	require.Len(t, vs.Status.History, v1alpha1.MaxHistory)
-	require.Equal(t, "w19", vs.Status.History[0].To)
-	require.Equal(t, "w18", vs.Status.Previous)
+	s := resolved(vs, both)
+	s.Generation = 1
+	got, wants := Aggregate(vs, s, []Node{at("a", "v1", 2)}, nil, Outside{}, noon)
+	require.Equal(t, v1alpha1.PhaseSteady, got.Phase)
+	require.Zero(t, wants)
 }
 
 // The coordinator's snapshot refuses before any node has told, and only the declaration as it is.
 func TestSnapshotRefuses(t *testing.T) {
 	vs := server("myapp", "v1", 1)
 	refused := &endpoints.Server{Spec: vs.Spec, Refused: &endpoints.Refusal{Reason: "ServiceNotFound", Message: "create it"}}
-	got := Aggregate(vs, refused, []Node{{Name: "a"}}, nil, noon)
+	got, _ := Aggregate(vs, refused, []Node{{Name: "a"}}, nil, Outside{}, noon)
 	c := meta.FindStatusCondition(got.Conditions, v1alpha1.ConditionAccepted)
 	require.Equal(t, []string{"False", "ServiceNotFound", "create it"}, []string{string(c.Status), c.Reason, c.Message})
 	changed := vs.DeepCopy()
 	changed.Generation, changed.Spec.Service.Name = 2, "other"
-	got = Aggregate(changed, refused, []Node{{Name: "a"}}, nil, noon)
+	got, _ = Aggregate(changed, refused, []Node{{Name: "a"}}, nil, Outside{}, noon)
 	require.Equal(t, metav1.ConditionUnknown, meta.FindStatusCondition(got.Conditions, v1alpha1.ConditionAccepted).Status)
 }
 
@@ -255,10 +272,10 @@ func consistent(t require.TestingT, vs *v1alpha1.VirtualServer, s *v1alpha1.Virt
 	not(switched, !is(v1alpha1.ConditionStaged), "switched and not staged")
 	not(switched, !is(v1alpha1.ConditionAccepted), "switched and not accepted")
 	not(switched, s.Active != vs.Spec.Active, "switched and another colour active")
-	not(switched, s.Phase != v1alpha1.PhaseSteady, "switched and not steady")
+	not(switched, s.Candidate != "", "switched and a candidate")
 	not(switched, s.Nodes.Switched != s.Nodes.Total || s.Nodes.Total == 0, "switched and nodes are not")
-	not(safe, !switched, "safe to retire and not switched")
-	not(safe, s.Previous == "" || s.Previous == s.Active, "safe to retire what is active")
+	not(safe, s.Nodes.Switched != s.Nodes.Total, "safe to retire and nodes are not there")
+	not(safe, s.Retiring == "" || s.Retiring == s.Active, "safe to retire what is active")
 	not(is(v1alpha1.ConditionHealthy), meta.IsStatusConditionFalse(s.Conditions, v1alpha1.ConditionAccepted), "healthy and refused")
 	not(s.Nodes.Switched > s.Nodes.Total, true, "more switched than there are")
 	not(s.Previous != "", s.Previous == s.Active, "previous is active")
@@ -285,7 +302,8 @@ func TestAggregateProperties(t *testing.T) {
 					// Often what is declared, so that switches do end.
 					active := rapid.SampledFrom([]string{vs.Spec.Active, vs.Spec.Active, vs.Spec.Active, "v1", ""}).Draw(t, "active")
 					n.Entry = at(name, active, generation).Entry
-					n.Entry.Reason = rapid.SampledFrom([]string{"", "", "", "", "", "NoReadyEndpoint", "ServiceNotFound"}).Draw(t, "reason")
+					n.Entry.Staged = rapid.SampledFrom([]string{vs.Status.Candidate, ""}).Draw(t, "staged")
+					n.Entry.Reason = rapid.SampledFrom([]string{"", "", "", "", "", "AddressTaken", "ServiceNotFound"}).Draw(t, "reason")
 					if rapid.IntRange(0, 3).Draw(t, "drains") == 0 {
 						n.Entry.Draining = []v1alpha1.ColourDrain{{Colour: colour.Draw(t, "draining"), RealServers: 1}}
 					}
@@ -306,7 +324,7 @@ func TestAggregateProperties(t *testing.T) {
 			}
 			now = now.Add(time.Minute)
 			before := vs.DeepCopy()
-			got := Aggregate(vs, s, live, dead, now)
+			got, _ := Aggregate(vs, s, live, dead, Outside{}, now)
 			require.True(t, equality.Semantic.DeepEqual(before, vs), "the input was changed")
 			consistent(t, vs, &got)
 			for _, c := range got.Conditions {
@@ -323,7 +341,7 @@ func TestAggregateProperties(t *testing.T) {
 			}
 			vs.Status = got
 			require.NoError(t, validate(vs))
-			again := Aggregate(vs, s, live, dead, now.Add(time.Hour))
+			again, _ := Aggregate(vs, s, live, dead, Outside{}, now)
 			require.True(t, equality.Semantic.DeepEqual(got, again), "not idempotent:\n%+v\n%+v", got, again)
 		}
 	})

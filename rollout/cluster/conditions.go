@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -53,7 +54,7 @@ func (a *aggregation) nobody() {
 	if a.find(v1alpha1.ConditionAccepted) == nil {
 		kinds = append([]string{v1alpha1.ConditionAccepted}, kinds...)
 	}
-	if a.out.Previous != "" {
+	if a.out.Retiring != "" {
 		kinds = append(kinds, v1alpha1.ConditionSafeToRetire)
 	}
 	for _, kind := range kinds {
@@ -80,37 +81,51 @@ func (a *aggregation) isAccepted() bool {
 	return !meta.IsStatusConditionFalse(a.out.Conditions, v1alpha1.ConditionAccepted)
 }
 
-// staged is False for as long as a switch runs. Here a node is staged when it has switched; in two phases
-// it turns True between.
+// staged tells of the candidate: whether a switch that runs has it ready everywhere.
 func (a *aggregation) staged() {
 	const kind = v1alpha1.ConditionStaged
-	want := a.vs.Spec.Active
-	if a.out.Active == want {
+	switch {
+	case a.out.Phase == v1alpha1.PhaseStepping:
+		a.set(kind, metav1.ConditionTrue, reasonStaged, "%s is held ready, and gets %d %% of new connections", a.out.Candidate, a.out.Weight)
+	case a.out.Active == a.vs.Spec.Active:
 		a.set(kind, metav1.ConditionTrue, reasonStaged, "no switch is under way")
-		return
+	default:
+		reason, why := a.phase()
+		a.set(kind, metav1.ConditionFalse, reason, "%s: %s", a.vs.Spec.Active, why)
 	}
-	reason, why := a.why()
-	a.set(kind, metav1.ConditionFalse, reason, "%s: %s", want, why)
 }
 
 // switched is True when every live node was read back to hold the declaration as it is.
 func (a *aggregation) switched() {
 	const kind = v1alpha1.ConditionSwitched
-	if a.there == len(a.live) {
-		a.set(kind, metav1.ConditionTrue, reasonVerified, "every live node was read back to send new connections to %s only%s", a.vs.Spec.Active, a.deadNames())
-		return
+	switch {
+	case a.out.Active != a.vs.Spec.Active:
+		reason, why := a.phase()
+		a.set(kind, metav1.ConditionFalse, reason, "%s%s", why, a.deadNames())
+	case a.there == len(a.live):
+		a.set(kind, metav1.ConditionTrue, reasonVerified, "every live node was read back to send new connections to %s only%s", a.out.Active, a.deadNames())
+	default:
+		reason, why := a.why()
+		a.set(kind, metav1.ConditionFalse, reason, "%s%s", why, a.deadNames())
 	}
-	reason, why := a.why()
-	a.set(kind, metav1.ConditionFalse, reason, "%s%s", why, a.deadNames())
 }
 
-// why some live node is not where the declaration wants it.
+// phase is why the declared colour is not the active one.
+func (a *aggregation) phase() (reason, message string) {
+	if !a.isAccepted() {
+		return a.why()
+	}
+	reason, message = cmp.Or(a.out.Reason, string(a.out.Phase), reasonPending), a.out.Message
+	if message == "" {
+		message = fmt.Sprintf("%q is active, and the switch to %q is in phase %s", a.out.Active, a.vs.Spec.Active, cmp.Or(string(a.out.Phase), reasonPending))
+	}
+	return reason, message
+}
+
+// why some live node is not where it should be.
 func (a *aggregation) why() (reason, message string) {
-	switch {
-	case !a.isAccepted():
+	if !a.isAccepted() {
 		return reasonNotAccepted, "the declaration is not accepted; condition Accepted says why"
-	case len(a.blocked) > 0:
-		return a.blocked[0].reason, a.told(a.blocked)
 	}
 	return reasonNodesWaiting, fmt.Sprintf("waiting for %d of %d nodes: %s", len(a.waiting), len(a.live), some(a.waiting))
 }
@@ -125,10 +140,12 @@ func (a *aggregation) lack(n *Node) string {
 		return fmt.Sprintf("still acts on generation %d, not %d", e.Generation, a.vs.Generation)
 	case e.Reason != "":
 		return "says " + e.Reason
+	case e.Decision < a.out.Decision:
+		return "has not acted on the latest decision yet"
 	case !e.Verified:
 		return "has not read it back from its kernel yet"
-	case e.Active != a.vs.Spec.Active:
-		return fmt.Sprintf("serves %s, not %s", e.Active, a.vs.Spec.Active)
+	case e.Active != a.out.Active:
+		return fmt.Sprintf("serves %s, not %s", e.Active, a.out.Active)
 	}
 	return ""
 }
@@ -180,12 +197,12 @@ func (a *aggregation) ready(colour string) int32 {
 	return 0
 }
 
-// safeToRetire is about the previous colour. Counts are left to the reports: a status that told
+// safeToRetire is about the colour that was active before. Counts are left to the reports: a status that told
 // them would be written for every connection that ends.
 func (a *aggregation) safeToRetire() {
 	const kind = v1alpha1.ConditionSafeToRetire
-	previous := a.out.Previous
-	if previous == "" {
+	previous := a.out.Retiring
+	if previous == "" || previous == a.out.Active {
 		meta.RemoveStatusCondition(&a.out.Conditions, kind)
 		return
 	}
@@ -201,6 +218,10 @@ func (a *aggregation) safeToRetire() {
 		}
 	}
 	switch {
+	case previous == a.out.Candidate:
+		a.set(kind, metav1.ConditionFalse, string(a.out.Phase), "a switch to %s is under way", previous)
+	case a.out.Phase == v1alpha1.PhaseObserving:
+		a.set(kind, metav1.ConditionFalse, string(a.out.Phase), "%s is where a rollback would go as long as %s is observed", previous, a.out.Active)
 	case a.there < len(a.live):
 		reason, why := a.why()
 		a.set(kind, metav1.ConditionFalse, reason, "%s may be in use: %s", previous, why)

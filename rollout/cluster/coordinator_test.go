@@ -329,7 +329,7 @@ func TestRules(t *testing.T) {
 func TestEvents(t *testing.T) {
 	reasons := func(vs *v1alpha1.VirtualServer, live ...Node) string {
 		var out []string
-		after := Aggregate(vs, resolved(vs, both), live, nil, noon.Add(time.Hour))
+		after, _ := Aggregate(vs, resolved(vs, both), live, nil, Outside{}, noon.Add(time.Hour))
 		for _, e := range eventsBetween(vs, &vs.Status, &after) {
 			out = append(out, e.kind[:1]+":"+e.reason)
 			require.LessOrEqual(t, len(e.note), maxNote)
@@ -342,15 +342,16 @@ func TestEvents(t *testing.T) {
 	require.Equal(t, "N:Accepted N:Switched", reasons(vs, at("a", "v1", 1), at("b", "v1", 1)))
 	require.Empty(t, reasons(vs, at("a", "v1", 1), at("b", "v1", 1)))
 	vs.Generation, vs.Spec.Active = 2, "v2"
-	require.Equal(t, "N:Switching", reasons(vs, at("a", "v2", 2), at("b", "v1", 1)))
+	require.Equal(t, "N:Staging", reasons(vs, at("a", "v1", 2), at("b", "v1", 1)))
+	require.Equal(t, "N:Switching", reasons(vs, staging("a", "v1", 2, "v2"), staging("b", "v1", 2, "v2")))
 	require.Equal(t, "N:Switched", reasons(vs, at("a", "v2", 2), draining("b", "v2", 2, "v1")))
 	require.Equal(t, "N:SafeToRetire", reasons(vs, at("a", "v2", 2), at("b", "v2", 2)))
 	vs.Generation, vs.Spec.Active = 3, "v9"
-	long := strings.Repeat("é", 2000)
-	require.Equal(t, "W:Blocked", reasons(vs, saying("a", "v2", 3, "NoReadyEndpoint", long), at("b", "v2", 2)))
-	require.Empty(t, reasons(vs, saying("a", "v2", 3, "NoReadyEndpoint", long), saying("b", "v2", 3, "NoReadyEndpoint", long)))
+	require.Equal(t, "W:Blocked", reasons(vs, at("a", "v2", 3), at("b", "v2", 3)))
+	require.Empty(t, reasons(vs, at("a", "v2", 3), at("b", "v2", 3)))
 	vs.Generation, vs.Spec.Active = 4, "v2"
-	require.Equal(t, "N:SwitchGivenUp N:SafeToRetire", reasons(vs, at("a", "v2", 4), at("b", "v2", 4)))
+	long := strings.Repeat("é", 2000)
+	require.Equal(t, "N:SwitchGivenUp", reasons(vs, at("a", "v2", 4), at("b", "v2", 4)))
 	require.Equal(t, "W:ServiceNotFound", reasons(vs, saying("a", "", 4, "ServiceNotFound", long), at("b", "v2", 4)))
 	require.Equal(t, "N:Accepted N:SafeToRetire", reasons(vs, at("a", "v2", 4), at("b", "v2", 4)))
 	failed := at("b", "v2", 4)

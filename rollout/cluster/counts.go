@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"maps"
 	"slices"
 
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -21,5 +22,5 @@ func countsAlike(a, b *endpoints.Server) bool {
 	if len(a.Ports) == len(b.Ports) && (len(a.Ports) == 0 || &a.Ports[0] == &b.Ports[0]) {
 		return true
 	}
-	return slices.Equal(sync.Colours(a), sync.Colours(b))
+	return slices.Equal(sync.Colours(a), sync.Colours(b)) && maps.Equal(sync.Counts(a), sync.Counts(b))
 }

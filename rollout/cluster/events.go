@@ -35,25 +35,41 @@ func eventsBetween(vs *v1alpha1.VirtualServer, before, after *v1alpha1.VirtualSe
 	if c := turned(v1alpha1.ConditionAccepted, metav1.ConditionFalse); c != nil {
 		add(corev1.EventTypeWarning, c.Reason, "Refuse", "%s", c.Message)
 	}
-	running := before.Phase == v1alpha1.PhaseSwitching || before.Phase == v1alpha1.PhaseBlocked
-	switch {
-	case after.Active != before.Active && after.Active == vs.Spec.Active:
-		from := ""
-		if before.Active != "" {
-			from = " from " + before.Active
-		}
-		add(corev1.EventTypeNormal, "Switched", "Switch", "switched%s to %s on every live node", from, after.Active)
-	case after.Phase == v1alpha1.PhaseSwitching && before.Phase != after.Phase:
-		from := ""
-		if before.Active != "" {
-			from = " from " + before.Active
-		}
-		add(corev1.EventTypeNormal, "Switching", "Switch", "switching%s to %s", from, vs.Spec.Active)
-	case after.Phase == v1alpha1.PhaseSteady && running && after.Active == vs.Spec.Active && stagedFalse(before):
-		add(corev1.EventTypeNormal, "SwitchGivenUp", "Switch", "spec.active is %s again; every live node serves it", after.Active)
+	from := ""
+	if after.Retiring != "" {
+		from = " from " + after.Retiring
 	}
-	if c := turned(v1alpha1.ConditionSwitched, metav1.ConditionFalse); c != nil && after.Phase == v1alpha1.PhaseBlocked && c.Reason != reasonNotAccepted {
-		add(corev1.EventTypeWarning, "Blocked", "Switch", "%s", c.Message)
+	entered := func(phase v1alpha1.Phase) bool { return after.Phase == phase && before.Phase != phase }
+	made := len(after.History) > 0 && (len(before.History) == 0 || before.History[0] != after.History[0])
+	if after.Active != before.Active && !entered(v1alpha1.PhaseRolledBack) && after.Phase == v1alpha1.PhaseSwitching {
+		add(corev1.EventTypeNormal, "Switching", "Switch", "switching%s to %s", from, after.Active)
+	}
+	switch {
+	case entered(v1alpha1.PhaseStaging):
+		add(corev1.EventTypeNormal, "Staging", "Switch", "staging %s beside %s", after.Candidate, after.Active)
+	case after.Phase == v1alpha1.PhaseStepping && after.Weight != before.Weight:
+		add(corev1.EventTypeNormal, "Stepping", "Switch", "%s gets %d %% of new connections", after.Candidate, after.Weight)
+	case entered(v1alpha1.PhaseObserving):
+		add(corev1.EventTypeNormal, "Observing", "Switch", "switched%s to %s on every live node; it is observed now", from, after.Active)
+	case entered(v1alpha1.PhaseRolledBack):
+		add(corev1.EventTypeWarning, "RolledBack", "Switch", "%s", after.Message)
+	case entered(v1alpha1.PhaseBlocked):
+		add(corev1.EventTypeWarning, "Blocked", "Switch", "%s", after.Message)
+	case entered(v1alpha1.PhaseSteady) && made:
+		switch last := after.History[0]; last.Outcome {
+		case v1alpha1.OutcomeSucceeded:
+			add(corev1.EventTypeNormal, "Switched", "Switch", "switched%s to %s on every live node", from, after.Active)
+		case v1alpha1.OutcomeHeld:
+			add(corev1.EventTypeWarning, "Held", "Switch", "%s", after.Message)
+		default:
+			add(corev1.EventTypeNormal, "SwitchGivenUp", "Switch", "spec.active is %s again; the switch to %s was given up", after.Active, last.To)
+		}
+	case entered(v1alpha1.PhaseSteady) && (before.Phase == v1alpha1.PhaseBlocked || before.Phase == v1alpha1.PhaseRolledBack):
+		add(corev1.EventTypeNormal, "SwitchGivenUp", "Switch", "spec.active is %s again", after.Active)
+	}
+	if h := after.Hooks; h != nil && h.After != nil && h.After.Calls > 0 && !h.After.Succeeded &&
+		(before.Hooks == nil || before.Hooks.After == nil || before.Hooks.After.Calls < h.After.Calls) {
+		add(corev1.EventTypeWarning, "HookFailed", "Switch", "spec.switch.hooks.after: %s", h.After.Message)
 	}
 	if c := turned(v1alpha1.ConditionHealthy, metav1.ConditionFalse); c != nil && c.Reason != reasonNotAccepted && c.Reason != reasonNothingServed {
 		add(corev1.EventTypeWarning, "Unhealthy", "Serve", "%s", c.Message)
@@ -62,10 +78,6 @@ func eventsBetween(vs *v1alpha1.VirtualServer, before, after *v1alpha1.VirtualSe
 		add(corev1.EventTypeNormal, "SafeToRetire", "Drain", "%s", c.Message)
 	}
 	return out
-}
-
-func stagedFalse(s *v1alpha1.VirtualServerStatus) bool {
-	return meta.IsStatusConditionFalse(s.Conditions, v1alpha1.ConditionStaged)
 }
 
 // clipBytes cuts s to a number of bytes, between characters.

@@ -51,6 +51,20 @@ func ReportOf(status *sync.Status, version string) v1alpha1.NodeReportStatus {
 func entryOf(s *sync.ServerStatus) v1alpha1.NodeVirtualServer {
 	out := v1alpha1.NodeVirtualServer{
 		Namespace: s.Namespace, Name: s.Name, Generation: s.Generation, Verified: s.Verified, Draining: drains(s.Draining),
+		Decision: s.Decision, Staged: s.Staged, Weight: s.Weight, Steering: v1alpha1.Steering(s.Steering),
+		SteeringReason: clip(s.SteeringReason, v1alpha1.MaxSteeringReason),
+	}
+	if p := s.Probe; p != nil {
+		out.Probe = p.DeepCopy()
+		out.Probe.Failures = out.Probe.Failures[:min(len(p.Failures), v1alpha1.MaxProbeFailures)]
+		for i, f := range out.Probe.Failures {
+			out.Probe.Failures[i] = clip(f, v1alpha1.MaxProbeFailure)
+		}
+	}
+	for _, sign := range s.Signs[:min(len(s.Signs), v1alpha1.MaxSigns)] {
+		out.Signs = append(out.Signs, v1alpha1.Sign{
+			Colour: sign.Colour, Reason: clip(sign.Reason, v1alpha1.MaxSignReason), Message: clip(sign.Message, v1alpha1.MaxSignMessage),
+		})
 	}
 	if s.Verified { // else Status.Active is what was decided, which the kernel may not hold
 		out.Active = s.Status.Active

@@ -19,6 +19,8 @@ import (
 
 	"github.com/pointsman/pointsman/api/v1alpha1"
 	"github.com/pointsman/pointsman/endpoints"
+	"github.com/pointsman/pointsman/rollout"
+	"github.com/pointsman/pointsman/rollout/calls"
 )
 
 // term is one time of leadership. A queue holds the VirtualServers whose status may have to change;
@@ -30,6 +32,8 @@ type term struct {
 
 	servers cache.Store
 	written cache.MutationCache // servers, and what we wrote that the watch has yet to bring
+
+	calls *calls.Calls
 
 	mu      sync.Mutex
 	seen    map[types.NamespacedName]*endpoints.Server // of the last snapshot
@@ -46,6 +50,8 @@ func newTerm(c *Coordinator) *term {
 
 // run writes statuses until ctx ends, and not before everything was read once.
 func (t *term) run(ctx context.Context) {
+	t.calls = calls.New(ctx, t.add)
+	defer t.calls.Close()
 	var group sync.WaitGroup
 	defer group.Wait()
 	defer t.queue.ShutDown()
@@ -136,7 +142,7 @@ func (t *term) observe(s *endpoints.Snapshot) {
 	t.seen = seen
 	t.mu.Unlock()
 	for key, server := range seen {
-		if last := before[key]; last == nil || !countsAlike(last, server) {
+		if last := before[key]; last == nil || last.Generation != server.Generation || last.UID != server.UID || !countsAlike(last, server) {
 			t.add(key)
 		}
 	}
@@ -187,8 +193,12 @@ func (t *term) write(ctx context.Context, key types.NamespacedName) error {
 	t.mu.Lock()
 	server := t.seen[key]
 	t.mu.Unlock()
-	status := Aggregate(vs, server, live, dead, time.Now())
+	var outside Outside
+	outside.Answers, outside.Query = t.calls.Answers(key)
+	now := time.Now()
+	status, wants := Aggregate(vs, server, live, dead, outside, now)
 	if equality.Semantic.DeepEqual(vs.Status, status) {
+		t.want(key, wants, server, &status, now)
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
@@ -200,12 +210,27 @@ func (t *term) write(ctx context.Context, key types.NamespacedName) error {
 		return err
 	}
 	t.written.Mutation(next)
+	t.want(key, wants, server, &status, now)
 	// Only of what this one wrote, so that each is told once; and of the version that it wrote, since
 	// client-go would fold a second "Switched" of the same object into the first and lose where to.
 	for _, e := range eventsBetween(vs, &vs.Status, &status) {
 		t.c.recorder.Eventf(next, nil, e.kind, e.reason, e.action, "%s", e.note)
 	}
 	return nil
+}
+
+// want sees to what a rollout wants, of the status that is at the API server: calls, and to be looked at again.
+func (t *term) want(key types.NamespacedName, wants rollout.Wants, server *endpoints.Server, status *v1alpha1.VirtualServerStatus, now time.Time) {
+	due := wants.Due
+	if server != nil {
+		if next := t.calls.Want(key, wants, &server.Spec, status); due.IsZero() || !next.IsZero() && next.Before(due) {
+			due = next
+		}
+	}
+	if !due.IsZero() {
+		// A status has whole seconds, so what is due may be a part of one later.
+		t.queue.AddAfter(key, max(0, due.Sub(now))+settle)
+	}
 }
 
 // fail keeps health red while any status cannot be written.
