@@ -80,7 +80,7 @@ type said struct{ node, reason, message string }
 // roll lets the rollout go on.
 func (a *aggregation) roll(outside Outside, now time.Time) {
 	s := a.server
-	if s == nil || s.Refused != nil || s.Generation < a.vs.Generation && s.UID == a.vs.UID {
+	if s == nil || s.Refused != nil || s.UID != a.vs.UID || s.Generation < a.vs.Generation {
 		return
 	}
 	state := rollout.FromStatus(&a.out)

@@ -30,7 +30,7 @@ func server(name, active string, generation int64) *v1alpha1.VirtualServer {
 
 // resolved is the VirtualServer in a snapshot, with that many endpoints of each colour, all ready.
 func resolved(vs *v1alpha1.VirtualServer, counts map[string]int) *endpoints.Server {
-	s := &endpoints.Server{Key: types.NamespacedName{Namespace: vs.Namespace, Name: vs.Name}, Spec: vs.Spec, Generation: vs.Generation}
+	s := &endpoints.Server{Key: types.NamespacedName{Namespace: vs.Namespace, Name: vs.Name}, Spec: vs.Spec, UID: vs.UID, Generation: vs.Generation}
 	port := endpoints.Port{Protocol: corev1.ProtocolTCP}
 	for c, n := range counts {
 		for range n {
@@ -63,9 +63,11 @@ func draining(name, active string, generation int64, colour string) Node {
 // steady is the status of v1 on a, b and c, after a switch from v0 when previous is.
 func steady(previous string) v1alpha1.VirtualServerStatus {
 	vs := server("myapp", "v1", 1)
-	vs.Status.Previous, vs.Status.Retiring = previous, previous
-	status, _ := Aggregate(vs, resolved(vs, both), []Node{at("a", "v1", 1), at("b", "v1", 1), at("c", "v1", 1)}, nil, Outside{}, noon)
-	return status
+	for range 2 {
+		vs.Status, _ = Aggregate(vs, resolved(vs, both), []Node{at("a", "v1", 1), at("b", "v1", 1), at("c", "v1", 1)}, nil, Outside{}, noon)
+		vs.Status.Retiring = previous
+	}
+	return vs.Status
 }
 
 // switchedTo is the status after a switch of one node.

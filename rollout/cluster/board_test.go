@@ -26,7 +26,7 @@ func reportWith(node string, entries ...v1alpha1.NodeVirtualServer) *v1alpha1.No
 }
 
 func entry(name, active string) v1alpha1.NodeVirtualServer {
-	return v1alpha1.NodeVirtualServer{Namespace: "default", Name: name, Generation: 1, Active: active, Verified: true}
+	return v1alpha1.NodeVirtualServer{Namespace: "default", Name: name, Generation: 1, Active: active, Verified: true, Decision: 99}
 }
 
 func TestBoardTellsWhatChanged(t *testing.T) {

@@ -103,16 +103,31 @@ func TestCoordinatorFollowsASwitch(t *testing.T) {
 
 	generation := redeclare(t, s, "app0000", "v2")
 	eventuallyStatus(t, s, "app0000", func(v v1alpha1.VirtualServerStatus) bool {
-		return v.Phase == v1alpha1.PhaseSwitching && v.Active == "v1"
+		return meta.IsStatusConditionFalse(v.Conditions, v1alpha1.ConditionSwitched)
+	})
+	require.Equal(t, v1alpha1.PhaseSteady, statusIn(t, s, "app0000").Phase, "nothing is decided of an older snapshot")
+	see := func(counts map[string]int) {
+		var vs v1alpha1.VirtualServer
+		s.read(t, "virtualservers", "default", "app0000", &vs)
+		c.Observe(&endpoints.Snapshot{Servers: []endpoints.Server{*resolved(&vs, counts)}})
+	}
+	see(both)
+	eventuallyStatus(t, s, "app0000", func(v v1alpha1.VirtualServerStatus) bool {
+		return v.Phase == v1alpha1.PhaseStaging && v.Active == "v1" && v.Candidate == "v2"
+	})
+	stage := func(e *v1alpha1.NodeVirtualServer) { e.Generation, e.Staged = generation, "v2" }
+	report(t, s, "a", stage)
+	eventuallyStatus(t, s, "app0000", func(v v1alpha1.VirtualServerStatus) bool { return v.Active == "v1" && v.Nodes.Staged == 1 })
+	report(t, s, "b", stage)
+	eventuallyStatus(t, s, "app0000", func(v v1alpha1.VirtualServerStatus) bool {
+		return v.Phase == v1alpha1.PhaseSwitching && v.Active == "v2" && v.Previous == "v1"
 	})
 	to := func(e *v1alpha1.NodeVirtualServer) {
-		e.Generation, e.Active = generation, "v2"
+		e.Active, e.Staged = "v2", ""
 		e.Draining = []v1alpha1.ColourDrain{{Colour: "v1", RealServers: 1, Connections: 4}}
 	}
 	report(t, s, "a", to)
-	eventuallyStatus(t, s, "app0000", func(v v1alpha1.VirtualServerStatus) bool {
-		return v.Active == "v1" && v.Nodes.Switched == 1
-	})
+	eventuallyStatus(t, s, "app0000", func(v v1alpha1.VirtualServerStatus) bool { return v.Nodes.Switched == 1 })
 	report(t, s, "b", to)
 	eventuallyStatus(t, s, "app0000", func(v v1alpha1.VirtualServerStatus) bool {
 		return allSwitched(v) && v.Active == "v2" && v.Previous == "v1" && len(v.History) == 2
@@ -124,10 +139,10 @@ func TestCoordinatorFollowsASwitch(t *testing.T) {
 		return meta.IsStatusConditionTrue(v.Conditions, v1alpha1.ConditionSafeToRetire)
 	})
 	require.Eventually(t, func() bool {
-		return slices.Equal([]string{"Accepted", "SafeToRetire", "Switched", "Switched", "Switching"}, eventReasons(s))
+		return slices.Equal([]string{"Accepted", "SafeToRetire", "Staging", "Switched", "Switched", "Switching"}, eventReasons(s))
 	}, soon, often)
 	time.Sleep(10 * settle) // so that nothing but the snapshot leads to it
-	c.Observe(&endpoints.Snapshot{Servers: []endpoints.Server{*resolved(server("app0000", "v2", generation), map[string]int{"v1": 3})}})
+	see(map[string]int{"v1": 3})
 	eventuallyStatus(t, s, "app0000", func(v v1alpha1.VirtualServerStatus) bool {
 		return meta.IsStatusConditionFalse(v.Conditions, v1alpha1.ConditionHealthy)
 	})
@@ -207,14 +222,25 @@ func TestTwoLeadersDoNoHarm(t *testing.T) {
 	for i := range 20 {
 		eventuallyStatus(t, s, fmt.Sprintf("app%04d", i), allSwitched)
 	}
+	generation := redeclare(t, s, "app0000", "v2")
+	var vs v1alpha1.VirtualServer
+	s.read(t, "virtualservers", "default", "app0000", &vs)
+	again := &endpoints.Snapshot{Servers: slices.Clone(snapshot.Servers)}
+	again.Servers[0] = *resolved(&vs, both)
+	one.Observe(again)
+	two.Observe(again)
 	for _, n := range []string{"a", "b"} {
-		report(t, s, n, func(e *v1alpha1.NodeVirtualServer) { e.Active = "v2" })
+		report(t, s, n, func(e *v1alpha1.NodeVirtualServer) { e.Generation, e.Staged = generation, "v2" })
 	}
 	eventuallyStatus(t, s, "app0000", func(v v1alpha1.VirtualServerStatus) bool { return v.Active == "v2" })
+	for _, n := range []string{"a", "b"} {
+		report(t, s, n, func(e *v1alpha1.NodeVirtualServer) { e.Active, e.Staged = "v2", "" })
+	}
+	eventuallyStatus(t, s, "app0000", func(v v1alpha1.VirtualServerStatus) bool { return allSwitched(v) && v.Active == "v2" })
 	time.Sleep(time.Second)
 	settled := s.writes()
 	stays(t, settled, s.writes, "no ping-pong")
-	require.Len(t, statusIn(t, s, "app0000").History, 1, "nothing told twice")
+	require.Len(t, statusIn(t, s, "app0000").History, 2, "nothing told twice")
 }
 
 func TestCoordinatorOneLeads(t *testing.T) {
@@ -268,10 +294,11 @@ func TestDeadNodeIsFound(t *testing.T) {
 // What is used is what the rules grant, to the verb.
 func TestRules(t *testing.T) {
 	s := newAPIServer(t)
-	world(t, s, 1, "b")
+	snapshot := world(t, s, 1, "b")
 	r, _ := reporter(t, s, "a")
 	r.Post(statusOf(serving("app0000", "v1", 1)))
 	c := coordinator(t, s, "a")
+	c.Observe(snapshot)
 	stop := start(t, c.Run)
 	stopReporter := start(t, r.Run)
 	refuse := func(message string) {

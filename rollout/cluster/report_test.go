@@ -26,7 +26,7 @@ import (
 
 func serving(name, active string, generation int64) sync.ServerStatus {
 	return sync.ServerStatus{
-		Namespace: "default", Name: name, Generation: generation, Declared: active, Verified: true,
+		Namespace: "default", Name: name, Generation: generation, Declared: active, Verified: true, Decision: 99,
 		Virtual: []sync.VirtualStatus{{Key: "TCP 192.0.2.10:30080", Serving: 10}},
 		Status:  v1alpha1.VirtualServerStatus{Active: active, Phase: v1alpha1.PhaseSteady},
 	}
@@ -80,7 +80,7 @@ func TestReportOf(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			s := serving("myapp", "v1", 4)
 			c.from(&s)
-			want := v1alpha1.NodeVirtualServer{Namespace: "default", Name: "myapp", Generation: 4, Active: "v1", Verified: true, RealServers: 10}
+			want := v1alpha1.NodeVirtualServer{Namespace: "default", Name: "myapp", Generation: 4, Active: "v1", Verified: true, RealServers: 10, Decision: 99}
 			c.want(&want)
 			got := ReportOf(&sync.Status{Servers: []sync.ServerStatus{s}}, "v0.3")
 			require.Equal(t, v1alpha1.NodeReportStatus{Version: "v0.3", VirtualServers: []v1alpha1.NodeVirtualServer{want}}, got)
