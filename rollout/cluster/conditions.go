@@ -87,7 +87,7 @@ func (a *aggregation) staged() {
 	switch {
 	case a.out.Phase == v1alpha1.PhaseStepping:
 		a.set(kind, metav1.ConditionTrue, reasonStaged, "%s is held ready, and gets %d %% of new connections", a.out.Candidate, a.out.Weight)
-	case a.out.Active == a.vs.Spec.Active:
+	case a.out.Active == a.vs.Spec.Active && a.out.Candidate == "":
 		a.set(kind, metav1.ConditionTrue, reasonStaged, "no switch is under way")
 	default:
 		reason, why := a.phase()
@@ -99,7 +99,7 @@ func (a *aggregation) staged() {
 func (a *aggregation) switched() {
 	const kind = v1alpha1.ConditionSwitched
 	switch {
-	case a.out.Active != a.vs.Spec.Active:
+	case a.out.Active != a.vs.Spec.Active || a.out.Candidate != "":
 		reason, why := a.phase()
 		a.set(kind, metav1.ConditionFalse, reason, "%s%s", why, a.deadNames())
 	case a.there == len(a.live):
@@ -117,7 +117,7 @@ func (a *aggregation) phase() (reason, message string) {
 	}
 	reason, message = cmp.Or(a.out.Reason, string(a.out.Phase), reasonPending), a.out.Message
 	if message == "" {
-		message = fmt.Sprintf("%q is active, and the switch to %q is in phase %s", a.out.Active, a.vs.Spec.Active, cmp.Or(string(a.out.Phase), reasonPending))
+		message = fmt.Sprintf("%q is active, and the switch to %q is in phase %s", a.out.Active, cmp.Or(a.out.Candidate, a.vs.Spec.Active), cmp.Or(string(a.out.Phase), reasonPending))
 	}
 	return reason, message
 }
