@@ -1,9 +1,9 @@
 // Package cluster is where the nodes meet: each node's daemon reports what its kernel was read back to
 // serve, and one of them, elected, makes the status of every VirtualServer of the reports.
 //
-// It decides nothing about traffic. Nodes act on spec.active by themselves, so when the API server or
-// the coordinator is gone only reports and status wait; the two-phase switch, in which the coordinator's
-// status.active is what nodes act on, goes between [Aggregate] and the nodes.
+// The decision which colour gets a VirtualServer's new connections is package rollout's; here it is asked, over what live
+// nodes reported, and status.active is written, which is the commit. Nodes follow the status by their own watch (package
+// endpoints/cluster), so when the API server or the coordinator is gone they stay with the last decision.
 //
 // A caller may rely on this: nothing but Leases is written while nothing changes, over restarts too;
 // Post and Observe never block; a status is only ever made of reports that were read from the API
