@@ -57,8 +57,8 @@ func (r *Reconciler) decide(s *endpoints.Server, before rollout.State, now time.
 		return r.followed(s, before, now)
 	}
 	after, want := rollout.Next(before, r.rolloutInput(s, now))
-	due := want.Due
-	if r.Calls != nil {
+	due, moves := want.Due, want != (rollout.Wants{}) || after.Phase != v1alpha1.PhaseSteady
+	if r.Calls != nil && (moves || r.rollouts.moving[s.Key]) {
 		var status v1alpha1.VirtualServerStatus
 		after.Into(&status)
 		status.Colours = Colours(s)
@@ -70,7 +70,7 @@ func (r *Reconciler) decide(s *endpoints.Server, before rollout.State, now time.
 	if r.rollouts.moving == nil {
 		r.rollouts.moving = map[types.NamespacedName]bool{}
 	}
-	if want != (rollout.Wants{}) || after.Phase != v1alpha1.PhaseSteady {
+	if moves {
 		r.rollouts.moving[s.Key] = true
 	} else {
 		delete(r.rollouts.moving, s.Key)
