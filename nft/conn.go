@@ -18,8 +18,9 @@ var errBusy = errors.New("nftables kept changing while they were read")
 
 // Conn is the table in one network namespace. It is safe for concurrent use.
 type Conn struct {
-	mu sync.Mutex
-	nl *netlink.Conn
+	mu    sync.Mutex
+	nl    *netlink.Conn
+	await func() // awaitPackets
 }
 
 // Open is the table of the network namespace of the calling thread; where the Conn is used later
@@ -32,7 +33,7 @@ func Open() (*Conn, error) {
 		}
 		return nil, fmt.Errorf("opening a socket to nf_tables: %w", err)
 	}
-	c := &Conn{nl: nl}
+	c := &Conn{nl: nl, await: awaitPackets}
 	if _, err := c.Generation(); err != nil {
 		_ = nl.Close()
 		return nil, err
@@ -100,7 +101,7 @@ func (c *Conn) Commit(ops []Op) error {
 	switch {
 	case err == nil:
 		if changesSteering(ops) {
-			awaitPackets()
+			c.await()
 		}
 		return nil
 	case ops[0].Verb == AddTable && (errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPROTONOSUPPORT)):

@@ -1,11 +1,13 @@
 package nft
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -15,19 +17,21 @@ import (
 	"github.com/pointsman/pointsman/internal/kerneltest"
 )
 
-// world is a node (the test's own namespace) with an outside client and two pods, each routed over a veth
-// pair of its own, IPv4 and IPv6. The first pod is the only backend, and says whom it sees.
+// world is a node (the test's own namespace) with an outside client and three pods, each routed over a veth
+// pair of its own, IPv4 and IPv6. Two of the pods serve, and say who they are and whom they see: "backend" is
+// what the virtual servers send to, "candidate" what nothing does.
 type world struct {
 	table *Conn
-	in    map[string]netns.NsHandle // "node", "outside", "pod", "backend"
+	in    map[string]netns.NsHandle // "node", "outside", "pod", "backend", "candidate"
 }
 
 const backendPort = 8080
 
 var worldAddrs = map[string][2]netip.Addr{
-	"outside": {addr("192.0.2.100"), addr("2001:db8::100")},
-	"pod":     {addr("10.244.1.6"), addr("fd00:244::6")},
-	"backend": {addr("10.244.1.5"), addr("fd00:244::5")},
+	"outside":   {addr("192.0.2.100"), addr("2001:db8::100")},
+	"pod":       {addr("10.244.1.6"), addr("fd00:244::6")},
+	"backend":   {addr("10.244.1.5"), addr("fd00:244::5")},
+	"candidate": {addr("10.244.1.7"), addr("fd00:244::7")},
 }
 
 func newWorld(t *testing.T) *world {
@@ -39,7 +43,7 @@ func newWorld(t *testing.T) *world {
 	for _, key := range []string{"ipv4.ip_forward", "ipv6.conf.all.forwarding"} {
 		sh(t, "sysctl -qw net."+key+"=1")
 	}
-	for i, name := range []string{"outside", "pod", "backend"} {
+	for i, name := range []string{"outside", "pod", "backend", "candidate"} {
 		ns := fmt.Sprintf("nft-%s-%d", name, time.Now().UnixNano())
 		sh(t, "ip netns add "+ns)
 		t.Cleanup(func() { sh(t, "ip netns del "+ns) })
@@ -73,15 +77,16 @@ func newWorld(t *testing.T) *world {
 		}
 	}
 	sh(t, "ipvsadm -R <<'END' && sysctl -qw net.ipv4.vs.conntrack=1\n"+rules.String()+"END\n")
-	w.serve(t)
+	w.serve(t, "backend")
+	w.serve(t, "candidate")
 	return w
 }
 
-// serve has the backend tell every client the address that it sees.
-func (w *world) serve(t *testing.T) {
-	for _, a := range worldAddrs["backend"] {
+// serve has the pod answer whatever it is sent with its name and the address that it was sent from.
+func (w *world) serve(t *testing.T, pod string) {
+	for _, a := range worldAddrs[pod] {
 		at := netip.AddrPortFrom(a, backendPort)
-		require.NoError(t, kerneltest.In(w.in["backend"], func() error {
+		require.NoError(t, kerneltest.In(w.in[pod], func() error {
 			l, err := net.Listen("tcp", at.String())
 			if err != nil {
 				return err
@@ -98,18 +103,19 @@ func (w *world) serve(t *testing.T) {
 					if err != nil {
 						return
 					}
-					_, _ = io.WriteString(c, c.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap().String())
-					_ = c.Close()
+					go answer(c, pod, c.RemoteAddr().(*net.TCPAddr).AddrPort().Addr())
 				}
 			}()
 			go func() {
 				var b [64]byte
 				for {
 					_, from, err := p.ReadFromUDPAddrPort(b[:])
-					if err != nil {
+					if errors.Is(err, net.ErrClosed) {
 						return
 					}
-					_, _ = p.WriteToUDPAddrPort([]byte(from.Addr().Unmap().String()), from)
+					if err == nil { // else an ICMP error
+						_, _ = p.WriteToUDPAddrPort([]byte(pod+" "+from.Addr().Unmap().String()), from)
+					}
 				}
 			}()
 			return nil
@@ -117,32 +123,60 @@ func (w *world) serve(t *testing.T) {
 	}
 }
 
-// seen connects and gives back the client's address as the backend saw it.
-func (w *world) seen(from, network, to string) string {
-	var answer []byte
+func answer(c io.ReadWriteCloser, pod string, from netip.Addr) {
+	defer func() { _ = c.Close() }()
+	var b [64]byte
+	for {
+		if _, err := c.Read(b[:]); err != nil {
+			return
+		}
+		if _, err := io.WriteString(c, pod+" "+from.Unmap().String()); err != nil {
+			return
+		}
+	}
+}
+
+// patience is for machines that are slow; nothing waits for it to pass where all is well.
+const patience = time.Minute
+
+// client is a connection, or a UDP flow, of which every question is a packet of its own.
+type client struct{ c io.ReadWriteCloser }
+
+func (w *world) dial(from, network, to string, control func(string, string, syscall.RawConn) error) (client, error) {
+	var out client
 	err := kerneltest.In(w.in[from], func() error {
-		c, err := net.DialTimeout(network, to, 5*time.Second)
+		d := net.Dialer{Timeout: patience, Control: control}
+		c, err := d.Dial(network, to)
 		if err != nil {
 			return err
 		}
-		defer func() { _ = c.Close() }()
-		_ = c.SetDeadline(time.Now().Add(5 * time.Second))
-		if network == "udp" {
-			if _, err := c.Write([]byte("?")); err != nil {
-				return err
-			}
-			answer = make([]byte, 64)
-			n, err := c.Read(answer)
-			answer = answer[:n]
-			return err
-		}
-		answer, err = io.ReadAll(c)
-		return err
+		out.c = c
+		return c.SetDeadline(time.Now().Add(patience))
 	})
-	if err != nil {
-		return err.Error()
+	return out, err
+}
+
+// ask gives back who answered, and the client's address as it was seen there.
+func (c client) ask() (who, source string) {
+	if _, err := c.c.Write([]byte("?")); err != nil {
+		return err.Error(), ""
 	}
-	return string(answer)
+	b := make([]byte, 64)
+	n, err := c.c.Read(b)
+	if err != nil {
+		return err.Error(), ""
+	}
+	who, source, _ = strings.Cut(string(b[:n]), " ")
+	return who, source
+}
+
+func (w *world) askOnce(from, network, to string) (who, source string) {
+	c, err := w.dial(from, network, to, nil)
+	if err != nil {
+		return err.Error(), ""
+	}
+	defer func() { _ = c.c.Close() }()
+	return c.ask()
 }
 
 func TestKernelTraffic(t *testing.T) {
@@ -196,7 +230,8 @@ func TestKernelTraffic(t *testing.T) {
 					}
 					for _, network := range []string{"tcp", "udp"} {
 						t.Run(strings.Join([]string{round.name, way, "from", client, network, family}, " "), func(t *testing.T) {
-							require.Equal(t, expected, w.seen(client, network, vip))
+							who, source := w.askOnce(client, network, vip)
+							require.Equal(t, []string{"backend", expected}, []string{who, source})
 						})
 					}
 				}

@@ -23,6 +23,7 @@ import (
 // of those with which the next daemon goes on, what a new connection meets is the old colour and then the
 // new one, never both, neither, or the old one again.
 func TestKernelCutOverKilledAtEveryOp(t *testing.T) {
+	kerneltest.Require(t)
 	both := map[string]int{"v1": 3, "v2": 2}
 	for _, steering := range []v1alpha1.Steering{v1alpha1.SteeringAddress, v1alpha1.SteeringMark} {
 		for at := 0; ; at++ {

@@ -127,8 +127,8 @@ func (s steered) of(keys []ipvs.Key) (rules []nft.Steer) {
 
 // cross decides for one VirtualServer.
 func (r *Reconciler) cross(owner types.NamespacedName, have kernel, rules steered, given *givenMarks) *crossing {
-	now, keys := r.target.Rollouts[owner], r.production(owner)
-	c := &crossing{lanes: map[ipvs.Key]*VirtualServer{}}
+	now, keys := r.target.Rollouts[owner], r.switched(owner)
+	c := &crossing{}
 	c.marked, c.why = r.byMark(now.steering, have)
 	if have.noRules != nil {
 		return c // the batch alone
@@ -144,6 +144,9 @@ func (r *Reconciler) cross(owner types.NamespacedName, have kernel, rules steere
 			}
 			v := l.want
 			v.Service.Key = mark
+			if c.lanes == nil {
+				c.lanes = map[ipvs.Key]*VirtualServer{}
+			}
 			c.lanes[mark] = &v
 			ok = ok && v.heldBy(r.table.find(mark))
 			for _, key := range l.keys {
@@ -157,9 +160,6 @@ func (r *Reconciler) cross(owner types.NamespacedName, have kernel, rules steere
 	for _, key := range keys {
 		in = in || rules.plain[MasqueradeElement(key)] != 0
 		v, h := r.target.Servers[key], r.table.find(key)
-		if h != nil && !r.ledger.Owns(key) {
-			continue // a conflict, which is told; nothing of ours to rewrite
-		}
 		right = right && v.heldBy(h)
 		need = need || h != nil && v.mixes(h)
 	}
@@ -235,19 +235,15 @@ func endpointKey(e nft.Endpoint) ipvs.Key {
 	return ipvs.Key{Protocol: ipvs.Protocol(e.Protocol), Addr: e.Addr, Port: e.Port}
 }
 
-// production are the keys of a VirtualServer that are switched together: all but the preview's own.
-func (r *Reconciler) production(owner types.NamespacedName) []ipvs.Key {
+// switched are the keys of a VirtualServer that are switched together: all but the preview's own, and but for those
+// where somebody else's virtual server stands, whose packets are not ours to steer.
+func (r *Reconciler) switched(owner types.NamespacedName) []ipvs.Key {
+	other := func(key ipvs.Key) bool {
+		return r.target.Servers[key].preview || r.table.find(key) != nil && !r.ledger.Owns(key)
+	}
 	keys := r.target.ByOwner[owner]
-	for i, key := range keys {
-		if r.target.Servers[key].preview {
-			out := slices.Clone(keys[:i])
-			for _, key := range keys[i+1:] {
-				if !r.target.Servers[key].preview {
-					out = append(out, key)
-				}
-			}
-			return out
-		}
+	if slices.ContainsFunc(keys, other) {
+		keys = slices.DeleteFunc(slices.Clone(keys), other)
 	}
 	return keys
 }

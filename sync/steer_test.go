@@ -504,3 +504,33 @@ func TestRefusedWhileSteeredByMark(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, rules.Steering, now.Steering)
 }
+
+// What somebody else has in the place of one of ours is not steered either.
+func TestForeignIsNotSteered(t *testing.T) {
+	both := map[string]int{"v1": 1, "v2": 1}
+	for _, steering := range []v1alpha1.Steering{v1alpha1.SteeringAddress, v1alpha1.SteeringMark} {
+		b := newBench(t, t.TempDir())
+		foreign := ipvs.Service{Key: contested, Scheduler: "lc", Netmask: 0xffffffff}
+		require.NoError(t, b.kernel.Apply(b.ctx, []ipvs.Op{{Verb: ipvs.AddService, Service: foreign}}))
+		declared := func(active string) endpoints.Server {
+			s := server(active, both)
+			s.Spec.Steering = steering
+			return s
+		}
+		b.declare(t, declared("v1"))
+		look := func() error {
+			rules, _, err := b.rules.Read()
+			require.NoError(t, err)
+			for _, rule := range rules.Steering {
+				require.NotEqual(t, MasqueradeElement(contested), rule.Endpoint)
+			}
+			return nil
+		}
+		b.mortal(look)
+		status := b.declare(t, declared("v2"))
+		require.NoError(t, look())
+		require.Empty(t, status.Error)
+		require.Contains(t, b.serving(t), contested.String())
+		require.Empty(t, b.serving(t)[contested.String()])
+	}
+}

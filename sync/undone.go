@@ -112,6 +112,7 @@ func (r *Reconciler) noteUndone(had []ipvs.Key, kubeProxy bool, now time.Time) {
 			r.undoing.missed(key, now)
 			if key.Mark == 0 && kubeProxy && !r.ledger.Undone {
 				r.ledger.Undone, r.ledger.dirty = true, true
+				r.Log.Warnf("%s was deleted, by kube-proxy in ipvs mode in all likelihood (its device kube-ipvs0 is here); what has steering Auto is keyed by firewall mark from now on, which kube-proxy leaves alone (steering: Address goes back)", key)
 			}
 		}
 	}

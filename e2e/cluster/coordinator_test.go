@@ -98,7 +98,8 @@ func (s *scene) twoDaemons(n *Node) {
 	count := s.reportWrites(n) - reports
 	s.t.Logf("%d writes of the node's report in %v by two daemons", count, time.Since(began).Round(time.Second))
 	require.Less(s.t, count, 5, "the two fight over the node's report")
-	require.Empty(s.t, writes(), "written to the kernel by daemons that want what there is")
+	// What drained may be deleted meanwhile; two that undo each other's writes would make hundreds.
+	require.Less(s.t, len(writes()), 10, "written to the kernel by daemons that want what there is")
 	now, err := n.Table()
 	require.NoError(s.t, err)
 	require.Equal(s.t, shape(before), shape(now))

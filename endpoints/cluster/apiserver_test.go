@@ -7,10 +7,13 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -49,9 +52,14 @@ type event struct {
 	old, now *unstructured.Unstructured // one may be nil
 }
 
+var servers atomic.Uint32 // that were made
+
 func newAPIServer(t *testing.T) *apiServer {
 	a := &apiServer{t: t, objects: map[string]map[string]*unstructured.Unstructured{}, changed: make(chan struct{}), block: map[string]chan struct{}{}, waiting: map[string]int{}, rv: 100, expired: 100}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	// An address of its own: while it is down nobody else's server may stand in its place.
+	n := servers.Add(1)
+	own := netip.AddrFrom4([4]byte{127, byte(1 + os.Getpid()%250), byte(1 + os.Getpid()/250%250), byte(1 + n%250)})
+	l, err := net.Listen("tcp", netip.AddrPortFrom(own, uint16(20000+n/250)).String())
 	require.NoError(t, err)
 	a.address = l.Addr().String()
 	require.NoError(t, l.Close())

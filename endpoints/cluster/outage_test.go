@@ -112,7 +112,7 @@ func TestRestartWithoutAPIServer(t *testing.T) {
 	require.Eventually(t, func() bool {
 		now, err := os.ReadFile(file)
 		return err == nil && string(now) != string(onDisk)
-	}, saveMost+3*time.Second, 20*time.Millisecond)
+	}, saveMost+soon, 20*time.Millisecond)
 }
 
 // TestRestartWithAPIServer: the state on disk is then of no interest, but for who held what; and it is
@@ -167,7 +167,7 @@ func TestNoStateAndNoAPIServer(t *testing.T) {
 			require.Eventually(t, func() bool {
 				now, _ := os.ReadFile(file)
 				return strings.Contains(string(now), "10.0.0.1")
-			}, saveMost+3*time.Second, 20*time.Millisecond)
+			}, saveMost+soon, 20*time.Millisecond)
 		})
 	}
 }

@@ -106,5 +106,5 @@ func TestSavedSeldom(t *testing.T) {
 	require.Eventually(t, func() bool {
 		d := newSaved(path)
 		return d.load() == nil && d.loaded.Servers[0].Generation == 199
-	}, saveMost+3*time.Second, 20*time.Millisecond)
+	}, saveMost+soon, 20*time.Millisecond)
 }

@@ -133,8 +133,11 @@ func (s *Source) Run(ctx context.Context) error {
 	running.Go(func() { s.services.run(ctx, s.client.services(), &corev1.Service{}) })
 	running.Go(func() { s.slices.run(ctx, s.client.endpointSlices(), &discoveryv1.EndpointSlice{}) })
 	running.Go(func() { s.lookups(ctx) })
-	running.Go(func() { s.saved.keep(ctx, s.out) })
+	// Ends after follow, or what that published last would be kept by nobody.
+	keeping, kept := context.WithCancel(context.WithoutCancel(ctx))
+	running.Go(func() { s.saved.keep(keeping, s.out) })
 	s.follow(ctx)
+	kept()
 	running.Wait()
 	return nil
 }

@@ -59,7 +59,7 @@ func endpoint(n int, pod string) string {
 }
 
 // testPatience is a start's in tests: long enough for a healthy one.
-const testPatience = 1500 * time.Millisecond
+const testPatience = 4 * time.Second
 
 // running is a Source with all that it published.
 type running struct {
@@ -89,7 +89,7 @@ func run(t *testing.T, a *apiServer, stateDir string) *running {
 			select {
 			case err := <-done:
 				assert.NoError(t, err)
-			case <-time.After(5 * time.Second):
+			case <-time.After(soon):
 				t.Error("Run did not end")
 			}
 		}
