@@ -57,15 +57,9 @@ func (o *observed) sameBut(n *observed) bool {
 		o.pending == n.pending && o.failed == n.failed && o.trouble == n.trouble && o.undone == n.undone && o.keyed == n.keyed
 }
 
-// keyed is how a VirtualServer's packets find their way, and what is staged.
-type keyed struct {
-	marked, away bool
-	why, staged  string
-}
-
 func (r *Reconciler) keyedAs(key types.NamespacedName, failed bool) (k keyed) {
 	if c := r.steering.of[key]; c != nil {
-		k = keyed{c.marked, c.away, c.why, c.staged}
+		k = c.keyed
 	}
 	if failed {
 		k.staged = ""
