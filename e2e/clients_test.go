@@ -18,9 +18,7 @@ func (w *world) rounds(n int) (began time.Time, done []turn) {
 	began = time.Now()
 	for i := range n {
 		old, next := []string{"v1", "v2"}[i%2], []string{"v2", "v1"}[i%2]
-		asked := time.Now()
-		w.switchTo(next)
-		done = append(done, turn{old, next, asked, time.Now()})
+		done = append(done, w.turn(old, next))
 		time.Sleep(200 * time.Millisecond)
 	}
 	return began, done

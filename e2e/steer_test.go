@@ -53,7 +53,7 @@ func TestKernelSwitchManyRealServers(t *testing.T) {
 			return fmt.Errorf("%d real servers serve, want %d", got, len(want)*portsEach)
 		}
 		for _, at := range v.Serving() {
-			if !slices.Contains(addrs(want), at.Addr()) {
+			if !slices.ContainsFunc(want, func(backend netip.AddrPort) bool { return backend.Addr() == at.Addr() }) {
 				return fmt.Errorf("%s is none of %s", at, colour)
 			}
 		}
@@ -71,9 +71,7 @@ func TestKernelSwitchManyRealServers(t *testing.T) {
 	var done []turn
 	for i := range switches(t) / 10 {
 		old, next := colours[i%2].Name, colours[(i+1)%2].Name
-		asked := time.Now()
-		w.switchTo(next)
-		done = append(done, turn{old, next, asked, time.Now()})
+		done = append(done, w.turn(old, next))
 		require.NoError(t, serves(next))
 		time.Sleep(50 * time.Millisecond) // some connections to the new one
 	}
@@ -86,22 +84,13 @@ func TestKernelSwitchManyRealServers(t *testing.T) {
 	}
 }
 
-func addrs(of []netip.AddrPort) (out []netip.Addr) {
-	for _, a := range of {
-		out = append(out, a.Addr())
-	}
-	return out
-}
-
 // On a node where kube-proxy in ipvs mode deletes every address-keyed virtual server that it did not make: the first
 // time ours is made again by mark, and from then on nothing of ours is there to delete. A switch is one
 // instant, and open connections live.
 func TestKernelSteeringByMark(t *testing.T) {
 	w := newWorld(t, lab.Config{Clients: 2}, lab.Manifests{})
-	for _, args := range [][]string{{"link", "add", "kube-ipvs0", "type", "dummy"}} {
-		_, err := w.Node().Run("ip", args...)
-		require.NoError(t, err)
-	}
+	_, err := w.Node().Run("ip", "link", "add", "kube-ipvs0", "type", "dummy")
+	require.NoError(t, err)
 	w.start("v1")
 	deletes := func() { // as kube-proxy does at each of its syncs
 		text, err := w.Node().Run("ipvsadm", "-Sn")
@@ -143,9 +132,7 @@ func TestKernelSteeringByMark(t *testing.T) {
 	for i := range 10 {
 		old, next := []string{"v1", "v2"}[i%2], []string{"v2", "v1"}[i%2]
 		deletes()
-		asked := time.Now()
-		w.switchTo(next)
-		done = append(done, turn{old, next, asked, time.Now()})
+		done = append(done, w.turn(old, next))
 		require.NoError(t, answers(next), "at once after switch %d", i)
 		time.Sleep(50 * time.Millisecond)
 	}
@@ -158,7 +145,6 @@ func TestKernelSteeringByMark(t *testing.T) {
 	}
 	w.daemon.Kill()
 	require.NoError(t, answers("v1"))
-	var err error
 	w.daemon, err = w.Run()
 	require.NoError(t, err)
 	w.switchTo("v2")

@@ -37,6 +37,14 @@ type turn struct {
 	asked, returned time.Time
 }
 
+// turn switches from one colour to another.
+func (w *world) turn(old, new string) turn {
+	w.t.Helper()
+	asked := time.Now()
+	w.switchTo(new)
+	return turn{old, new, asked, time.Now()}
+}
+
 // oneInstantEach fails for a connection that reached the old colour though it started after one to the new had completed.
 func (w *world) oneInstantEach(report lab.Report, began time.Time, done []turn) {
 	w.t.Helper()
@@ -90,9 +98,7 @@ func TestKernelSwitchUnderLoad(t *testing.T) {
 	began, active := time.Now(), "v1"
 	for i := range switches(t) {
 		next := colours[(i+1)%len(colours)].Name
-		asked := time.Now()
-		w.switchTo(next)
-		done = append(done, turn{active, next, asked, time.Now()})
+		done = append(done, w.turn(active, next))
 		require.NoError(t, w.serves(next), "at once after switch %d", i)
 		if held[next] == nil {
 			held[next] = w.open(5)

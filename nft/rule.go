@@ -180,6 +180,14 @@ func (f family) addresses() (source, destination uint32) {
 	return 8, 24
 }
 
+// padded is the address that begins with data, which is no longer than one, and has zeros behind it.
+func (f family) padded(data []byte) netip.Addr {
+	whole := make([]byte, f.bytes())
+	copy(whole, data)
+	addr, _ := netip.AddrFromSlice(whole)
+	return addr
+}
+
 func payload(offset, length uint32) expr.Any {
 	return &expr.Payload{DestRegister: reg0, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: length}
 }
@@ -226,8 +234,7 @@ func cidrsOf(exprs []expr.Any) []netip.Prefix {
 			if f == 0 || e.Op != expr.CmpOpNeq || len(e.Data) > f.bytes() {
 				continue
 			}
-			addr, _ := netip.AddrFromSlice(append(slices.Clone(e.Data), make([]byte, f.bytes()-len(e.Data))...))
-			if p := netip.PrefixFrom(addr, length); p.IsValid() {
+			if p := netip.PrefixFrom(f.padded(e.Data), length); p.IsValid() {
 				out = append(out, p)
 			}
 			f = 0

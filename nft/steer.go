@@ -138,7 +138,7 @@ func (s *Steer) learn(field expr.Any, bits int, data []byte) {
 			if field.Offset != source && field.Offset != destination || len(data) > f.bytes() {
 				continue
 			}
-			a, _ := netip.AddrFromSlice(append(slices.Clone(data), make([]byte, f.bytes()-len(data))...))
+			a := f.padded(data)
 			if field.Offset == source {
 				s.Source = netip.PrefixFrom(a, bits)
 			} else {

@@ -81,13 +81,21 @@ func (n *Node) read() (*reading, error) {
 	if last != nil {
 		return last, nil
 	}
+	r, err := n.readAnew()
+	if err != nil {
+		return nil, err
+	}
+	w.keep(r, moved)
+	return r, nil
+}
+
+func (n *Node) readAnew() (*reading, error) {
 	links, addrs, err := n.list()
 	if err != nil {
 		return nil, err
 	}
 	r := &reading{addresses: nodeAddresses(links, addrs)}
 	r.device, r.err = device(links, addrs)
-	w.keep(r, moved)
 	return r, nil
 }
 
@@ -110,12 +118,11 @@ func (n *Node) Changed() (<-chan struct{}, error) {
 		return nil, fmt.Errorf("listening for changes of addresses: %w", err)
 	}
 	// From here on nothing is missed: what changes after this reading is notified.
-	links, addrs, err := n.list()
+	first, err := n.readAnew()
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("listing the node's addresses: %w", err), w.conn.Close())
 	}
-	first := &reading{addresses: nodeAddresses(links, addrs)}
-	if first.device, first.err = device(links, addrs); first.err != nil {
+	if first.err != nil {
 		return nil, errors.Join(first.err, w.conn.Close())
 	}
 	w.last, n.watcher = first, w

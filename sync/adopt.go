@@ -39,16 +39,13 @@ func (v *VirtualServer) adopts(s *ipvs.ServiceInfo) bool {
 	if len(v.Reals) == 0 {
 		return false
 	}
-	known := make(map[ipvs.RealKey]bool, len(v.from))
-	for i := range v.from {
-		known[realServer(&v.from[i], v.way, v.forwarding).RealKey] = true
-	}
+	known := v.colours()
 	serving := 0
 	for i := range s.Reals {
 		if s.Reals[i].Weight == 0 {
 			continue
 		}
-		if !known[s.Reals[i].RealKey] {
+		if _, ours := known[s.Reals[i].RealKey]; !ours {
 			return false
 		}
 		serving++

@@ -41,7 +41,7 @@ type wanted struct {
 // next is the target of an input.
 func (d *deriving) next(in Input) Target {
 	alike := d.parts != nil && d.in.NodeName == in.NodeName &&
-		slices.Equal(d.in.NodeAddresses, in.NodeAddresses) && slices.Equal(d.in.ClusterCIDRs, in.ClusterCIDRs) && d.in.Steering == in.Steering
+		slices.Equal(d.in.NodeAddresses, in.NodeAddresses) && slices.Equal(d.in.ClusterCIDRs, in.ClusterCIDRs)
 	if !alike {
 		d.parts = make(map[types.NamespacedName]*part, len(in.Snapshot.Servers))
 	}
@@ -70,7 +70,7 @@ func (d *deriving) next(in Input) Target {
 	case len(changed) > 0:
 		d.last = exchange(d.last, changed)
 	}
-	d.in = Input{NodeName: in.NodeName, NodeAddresses: in.NodeAddresses, ClusterCIDRs: in.ClusterCIDRs, Steering: in.Steering}
+	d.in = Input{NodeName: in.NodeName, NodeAddresses: in.NodeAddresses, ClusterCIDRs: in.ClusterCIDRs}
 	return d.last
 }
 

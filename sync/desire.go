@@ -1,7 +1,9 @@
 package sync
 
 import (
+	"cmp"
 	"net/netip"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -112,8 +114,15 @@ type serving struct {
 	steering v1alpha1.Steering
 }
 
+// aside says whether real servers are held that no address-keyed virtual server has.
+func (s serving) aside() bool { return s.staged != "" || s.previews != "" }
+
+func (s serving) equal(o serving) bool {
+	return s.mix == o.mix && s.staged == o.staged && s.previews == o.previews && s.steering == o.steering && slices.Equal(s.sources, o.sources)
+}
+
 func servingOf(s *endpoints.Server, state rollout.State, node v1alpha1.Steering) serving {
-	out := serving{mix: mix{colour: state.Active}, steering: steeringOf(s.Spec.Steering, node)}
+	out := serving{mix: mix{colour: state.Active}, steering: cmp.Or(s.Spec.Steering, node, v1alpha1.SteeringAuto)}
 	if state.Candidate != "" && state.Candidate != state.Active {
 		out.staged = state.Candidate
 		if state.Weight > 0 {
@@ -204,10 +213,7 @@ func count(all []endpoints.Endpoint, good func(*endpoints.Endpoint) bool) map[st
 
 // service is the IPVS service of a key as its VirtualServer asks for it.
 func service(key ipvs.Key, s *endpoints.Server) ipvs.Service {
-	out := ipvs.Service{Key: key, Scheduler: s.Spec.Scheduler.Name, Netmask: 0xffffffff}
-	if key.Addr.Is6() {
-		out.Netmask = 128
-	}
+	out := ipvs.Service{Key: key, Scheduler: s.Spec.Scheduler.Name, Netmask: fullNetmask(key.Addr)}
 	// A scheduler that hashes refuses the clients whose slot is at weight 0 unless it may fall back.
 	if s.Spec.Scheduler.Name == "sh" || s.Spec.Scheduler.Name == "mh" {
 		out.Flags |= ipvs.Sched1
@@ -220,6 +226,14 @@ func service(key ipvs.Key, s *endpoints.Server) ipvs.Service {
 		out.Timeout = s.Affinity
 	}
 	return out
+}
+
+// fullNetmask is the netmask of a service of an address's family that groups no clients.
+func fullNetmask(family netip.Addr) uint32 {
+	if family.Is6() {
+		return 128
+	}
+	return 0xffffffff
 }
 
 // schedulerFlags are the names that ipvsadm -b knows (IP_VS_SVC_F_SCHED_SH_* and _MH_*, linux/ip_vs.h).

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/pointsman/pointsman/api/v1alpha1"
 	"github.com/pointsman/pointsman/ipvs"
 )
 
@@ -50,10 +49,7 @@ func lanesOf(t *Target, keys []ipvs.Key, m mix) []*lane {
 		id := laneID(key, v, m)
 		l := byID[id]
 		if l == nil {
-			family := netip.IPv4Unspecified()
-			if key.Addr.Is6() {
-				family = netip.IPv6Unspecified()
-			}
+			family := unspecified(key.Addr)
 			l = &lane{id: id, protocol: key.Protocol, family: family, want: *v}
 			l.want.Service = laneService(v.scheduled(m), family)
 			l.want.Reals = laneReals(v.reals(m))
@@ -88,10 +84,7 @@ func laneService(s ipvs.Service, family netip.Addr) ipvs.Service {
 		s.Scheduler = "sh"
 		s.Flags = ipvs.Sched1 // sh-fallback: not to refuse whose real server is at weight 0
 		s.Timeout = 0
-		s.Netmask = 0xffffffff
-		if family.Is6() {
-			s.Netmask = 128
-		}
+		s.Netmask = fullNetmask(family)
 	}
 	return s
 }
@@ -163,22 +156,11 @@ func (v *VirtualServer) scheduled(m mix) ipvs.Service {
 // weighted are the schedulers that go by weights, of those that do not (net/netfilter/ipvs/ip_vs_rr.c, _lc.c).
 var weighted = map[string]string{"rr": "wrr", "lc": "wlc"}
 
-// colourIn finds the colour of real servers of v, lanes included.
-func (v *VirtualServer) colourIn() func(ipvs.RealKey) string {
+// colours are the colours of all endpoints behind v, as real servers of it.
+func (v *VirtualServer) colours() map[ipvs.RealKey]string {
 	colours := make(map[ipvs.RealKey]string, len(v.from))
 	for i := range v.from {
 		colours[v.realKey(&v.from[i])] = v.from[i].Colour
 	}
-	return func(key ipvs.RealKey) string { return colours[key] }
-}
-
-// steering is how a VirtualServer is keyed: as it says, else as the node says.
-func steeringOf(declared, node v1alpha1.Steering) v1alpha1.Steering {
-	switch {
-	case declared != "":
-		return declared
-	case node != "":
-		return node
-	}
-	return v1alpha1.SteeringAuto
+	return colours
 }

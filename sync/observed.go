@@ -61,15 +61,9 @@ func (o *observed) sameBut(n *observed) bool {
 		reflect.DeepEqual(o.probe, n.probe)
 }
 
-// keyed is how a VirtualServer's packets find their way, and what is staged.
-type keyed struct {
-	marked, away bool
-	why, staged  string
-}
-
 func (r *Reconciler) keyedAs(key types.NamespacedName, failed bool) (k keyed) {
 	if c := r.steering.of[key]; c != nil {
-		k = keyed{c.marked, c.away, c.why, c.staged}
+		k = c.keyed
 	}
 	if failed {
 		k.staged = ""

@@ -112,38 +112,27 @@ func (r *Reconciler) Cleanup(ctx context.Context, dryRun bool) (ops []fmt.String
 	return ops, errors.Join(append(failed, r.store.save(r.ledger))...)
 }
 
-// Steered gives a function that tells which addresses' packets the rules put on a mark of ours, and the VirtualServer,
-// "" for any other virtual server.
-func (r *Reconciler) Steered() (func(ipvs.Key) string, error) {
-	var err error
+// Describe gives what the numbers of a table do not tell. colour is that of a real server, "" for one that is none of
+// ours: as it is declared and, of those that drain and are not declared any more, as the ledger remembers it.
+// steered is, for a mark of ours, its VirtualServer and the addresses whose packets the rules put on it; "" for any
+// other virtual server.
+func (r *Reconciler) Describe() (colour func(ipvs.Key, ipvs.RealKey) string, steered func(ipvs.Key) string, err error) {
 	if r.ledger, err = LoadLedger(r.StateDir); err != nil {
-		return nil, err
+		return nil, nil, err
+	}
+	if err := r.derive(true); err != nil {
+		return nil, nil, err
 	}
 	rules, _, err := r.NFT.Read()
 	if err != nil && !errors.Is(err, nft.ErrUnsupported) {
-		return nil, fmt.Errorf("reading the nftables table: %w", err)
+		return nil, nil, fmt.Errorf("reading the nftables table: %w", err)
 	}
 	c := crossing{rules: rules.Steering}
-	return func(key ipvs.Key) string {
+	return r.colour, func(key ipvs.Key) string {
 		o := r.ledger.Owned[key]
 		if key.Mark == 0 || o == nil {
 			return ""
 		}
 		return strings.Join(append([]string{o.Owner.String()}, c.steered(key)...), ", ")
-	}, nil
-}
-
-// Colours gives a function that tells the colour of a real server, "" for one that is none of ours:
-// as it is declared and, of those that drain and are not declared any more, as the ledger remembers it.
-func (r *Reconciler) Colours() (func(ipvs.Key, ipvs.RealKey) string, error) {
-	var err error
-	if r.ledger, err = LoadLedger(r.StateDir); err != nil {
-		return nil, err
-	}
-	if err := r.derive(true); err != nil {
-		return nil, err
-	}
-	return func(key ipvs.Key, real ipvs.RealKey) string {
-		return r.colour(key, real)
 	}, nil
 }

@@ -333,7 +333,7 @@ func (r *Reconciler) converge(ctx context.Context, what *touched) (observation, 
 	var applyErr error
 	var seen observation
 	owners := r.owners(what)
-	all := r.keysOf(owners, what) // that this pass looks at, over its rounds
+	all := what // that this pass looks at, over its rounds
 	for range rounds {
 		had := r.ours(what)
 		have, err := r.read(ctx, what)

@@ -36,12 +36,17 @@ type crossing struct {
 	// hold: its address-keyed virtual servers stay as they are in this round. behind: they are rewritten, provided
 	// that the rules could be made.
 	hold, behind bool
-	// away: they are not wanted, since rules steer all packets past them.
+	keyed
+}
+
+// keyed is how a VirtualServer's packets find their way, and what is staged.
+type keyed struct {
+	marked bool // steering by mark
+	why    string
+	// away: its address-keyed virtual servers are not wanted, since rules steer all packets past them.
 	away bool
 	// staged is the colour whose lanes were read back beside those that serve; "" when none is.
 	staged string
-	marked bool // steering by mark
-	why    string
 }
 
 // steering are the crossings of all VirtualServers that have one.
@@ -74,10 +79,15 @@ func readSteering(rules []nft.Steer) steered {
 
 // markKey is the key of a mark of the family of an address.
 func markKey(mark uint32, like netip.Addr) ipvs.Key {
-	if like.Is4() {
-		return ipvs.Key{Mark: mark, Addr: netip.IPv4Unspecified()}
+	return ipvs.Key{Mark: mark, Addr: unspecified(like)}
+}
+
+// unspecified is the unspecified address of the family of an address.
+func unspecified(like netip.Addr) netip.Addr {
+	if like.Is6() {
+		return netip.IPv6Unspecified()
 	}
-	return ipvs.Key{Mark: mark, Addr: netip.IPv6Unspecified()}
+	return netip.IPv4Unspecified()
 }
 
 // steer decides for each owner what this round is to make. It gives marks to lanes that have none, in the
@@ -87,7 +97,7 @@ func (r *Reconciler) steer(have kernel, owners []types.NamespacedName) {
 		r.steering.of = map[types.NamespacedName]*crossing{}
 	}
 	r.steering.onTheWay = map[types.NamespacedName]bool{}
-	given := r.givenMarks()
+	given := &givenMarks{r: r}
 	rules := readSteering(have.rules.Steering)
 	for _, owner := range owners {
 		switch {
@@ -106,23 +116,36 @@ func (r *Reconciler) steer(have kernel, owners []types.NamespacedName) {
 		}
 		c := r.cross(owner, have, rules, given)
 		r.steering.of[owner] = c
-		if c.hold || c.behind || !slices.Equal(c.rules, rules.of(r.target.ByOwner[owner])) {
+		sourced, plain := rules.of(r.target.ByOwner[owner])
+		if c.hold || c.behind || !slices.Equal(c.rules, slices.Concat(sourced, plain)) {
 			r.steering.onTheWay[owner] = true
 		}
 	}
 }
 
-// of are the rules there are for these addresses, in the order in which [crossing] has them.
-func (s steered) of(keys []ipvs.Key) (rules []nft.Steer) {
+// of are the rules there are for these addresses: those for some clients only, and those for all.
+func (s steered) of(keys []ipvs.Key) (sourced, plain []nft.Steer) {
 	for _, key := range keys {
-		rules = append(rules, s.sourced[MasqueradeElement(key)]...)
-	}
-	for _, key := range keys {
-		if mark := s.plain[MasqueradeElement(key)]; mark != 0 {
-			rules = append(rules, nft.Steer{Endpoint: MasqueradeElement(key), Mark: mark})
+		e := MasqueradeElement(key)
+		sourced = append(sourced, s.sourced[e]...)
+		if mark := s.plain[e]; mark != 0 {
+			plain = append(plain, nft.Steer{Endpoint: e, Mark: mark})
 		}
 	}
-	return rules
+	return sourced, plain
+}
+
+// compareSteers has rules in the order in which packets meet them: first those for some clients only, of these the
+// narrower ones.
+func compareSteers(a, b nft.Steer) int {
+	if forSome := a.Source.IsValid(); forSome != b.Source.IsValid() {
+		if forSome {
+			return -1
+		}
+		return 1
+	}
+	return cmp.Or(compareKeys(endpointKey(a.Endpoint), endpointKey(b.Endpoint)),
+		-cmp.Compare(a.Source.Bits(), b.Source.Bits()), a.Source.Addr().Compare(b.Source.Addr()))
 }
 
 // cross decides for one VirtualServer.
@@ -153,7 +176,7 @@ func (r *Reconciler) cross(owner types.NamespacedName, have kernel, rules steere
 				want = append(want, nft.Steer{Endpoint: MasqueradeElement(key), Mark: mark.Mark})
 			}
 		}
-		slices.SortFunc(want, func(a, b nft.Steer) int { return compareKeys(endpointKey(a.Endpoint), endpointKey(b.Endpoint)) })
+		slices.SortFunc(want, compareSteers)
 		return want, ok
 	}
 	need, right, in := false, true, false
@@ -163,8 +186,7 @@ func (r *Reconciler) cross(owner types.NamespacedName, have kernel, rules steere
 		right = right && v.heldBy(h)
 		need = need || h != nil && v.mixes(h)
 	}
-	current := rules.of(keys)
-	plain := current[len(current)-countPlain(current):]
+	sourced, plain := rules.of(keys)
 	if now.staged != "" {
 		if _, ok := ready(mix{colour: now.staged}); ok {
 			c.staged = now.staged
@@ -185,23 +207,19 @@ func (r *Reconciler) cross(owner types.NamespacedName, have kernel, rules steere
 		c.behind = need && ok && !there
 	}
 	if now.previews != "" {
-		var sourced []nft.Steer
-		want, ok := ready(mix{colour: now.previews})
-		for _, source := range now.sources {
-			for _, w := range want {
-				if w.Addr.Is4() == source.Addr().Is4() {
-					w.Source = source
-					sourced = append(sourced, w)
+		if want, ok := ready(mix{colour: now.previews}); ok {
+			sourced = nil
+			for _, source := range now.sources {
+				for _, w := range want {
+					if w.Addr.Is4() == source.Addr().Is4() {
+						w.Source = source
+						sourced = append(sourced, w)
+					}
 				}
 			}
+			slices.SortFunc(sourced, compareSteers)
 		}
-		slices.SortStableFunc(sourced, func(a, b nft.Steer) int {
-			return cmp.Or(compareKeys(endpointKey(a.Endpoint), endpointKey(b.Endpoint)), -cmp.Compare(a.Source.Bits(), b.Source.Bits()), a.Source.Addr().Compare(b.Source.Addr()))
-		})
-		if !ok {
-			sourced = current[:len(current)-countPlain(current)]
-		}
-		c.rules = append(sourced[:len(sourced):len(sourced)], c.rules...)
+		c.rules = slices.Concat(sourced, c.rules)
 	}
 	return c
 }
@@ -219,15 +237,6 @@ func (c *crossing) steered(mark ipvs.Key) (out []string) {
 		out = append(out, text)
 	}
 	return out
-}
-
-func countPlain(rules []nft.Steer) (n int) {
-	for _, s := range rules {
-		if !s.Source.IsValid() {
-			n++
-		}
-	}
-	return n
 }
 
 // endpointKey is the address-keyed virtual server of an element of our table.
@@ -255,15 +264,24 @@ func (v *VirtualServer) heldBy(h *ipvs.ServiceInfo) bool {
 	}
 	missing := len(v.Reals)
 	for i := range h.Reals {
-		at, wanted := slices.BinarySearchFunc(v.Reals, h.Reals[i].RealKey, func(r ipvs.RealServer, k ipvs.RealKey) int { return compareReals(r.RealKey, k) })
+		real := v.real(h.Reals[i].RealKey)
 		switch {
-		case wanted && v.Reals[at] == h.Reals[i].RealServer:
+		case real != nil && *real == h.Reals[i].RealServer:
 			missing--
-		case wanted, h.Reals[i].Weight > 0:
+		case real != nil, h.Reals[i].Weight > 0:
 			return false
 		}
 	}
 	return missing == 0
+}
+
+// real is the real server of a key among those that v is to have, nil when it is none.
+func (v *VirtualServer) real(key ipvs.RealKey) *ipvs.RealServer {
+	at, wanted := slices.BinarySearchFunc(v.Reals, key, func(r ipvs.RealServer, k ipvs.RealKey) int { return compareReals(r.RealKey, k) })
+	if !wanted {
+		return nil
+	}
+	return &v.Reals[at]
 }
 
 // mixes says whether rewriting h into v in place would have clients meet colours that v does not serve after they met
@@ -276,18 +294,16 @@ func (v *VirtualServer) mixes(h *ipvs.ServiceInfo) bool {
 	if h.Scheduler != v.Service.Scheduler {
 		return true
 	}
-	var colour func(ipvs.RealKey) string
+	var colours map[ipvs.RealKey]string // made when it is needed, which is seldom
 	for i := range h.Reals {
-		if h.Reals[i].Weight == 0 {
+		key := h.Reals[i].RealKey
+		if h.Reals[i].Weight == 0 || v.real(key) != nil {
 			continue
 		}
-		if _, wanted := slices.BinarySearchFunc(v.Reals, h.Reals[i].RealKey, func(r ipvs.RealServer, k ipvs.RealKey) int { return compareReals(r.RealKey, k) }); wanted {
-			continue
+		if colours == nil {
+			colours = v.colours()
 		}
-		if colour == nil {
-			colour = v.colourIn()
-		}
-		if c := colour(h.Reals[i].RealKey); c != "" && !v.mix.has(c) {
+		if c := colours[key]; c != "" && !v.mix.has(c) {
 			return true
 		}
 	}
@@ -310,11 +326,12 @@ func (r *Reconciler) byMark(s v1alpha1.Steering, have kernel) (marked bool, why 
 	return false, ""
 }
 
-// givenMarks are the marks of lanes, in one round.
+// givenMarks are the marks of lanes, in one round. Nothing is looked up before a lane asks, which in nearly all
+// rounds none does.
 type givenMarks struct {
 	r    *Reconciler
-	lane map[laneRef]ipvs.Key
-	used map[uint32]bool // nil: not looked at yet
+	lane map[laneRef]ipvs.Key // nil: not looked up yet
+	used map[uint32]bool      // nil: the same
 }
 
 type laneRef struct {
@@ -323,18 +340,16 @@ type laneRef struct {
 	family netip.Addr
 }
 
-func (r *Reconciler) givenMarks() *givenMarks {
-	g := &givenMarks{r: r, lane: map[laneRef]ipvs.Key{}}
-	for key, o := range r.ledger.Owned {
-		if key.Mark != 0 {
-			g.lane[laneRef{o.Owner, o.Lane, key.Addr}] = key
-		}
-	}
-	return g
-}
-
 // of is the mark of a lane, a free one when it has none yet; false when none is free.
 func (g *givenMarks) of(owner types.NamespacedName, l *lane) (ipvs.Key, bool) {
+	if g.lane == nil {
+		g.lane = map[laneRef]ipvs.Key{}
+		for key, o := range g.r.ledger.Owned {
+			if key.Mark != 0 {
+				g.lane[laneRef{o.Owner, o.Lane, key.Addr}] = key
+			}
+		}
+	}
 	ref := laneRef{owner, l.id, l.family}
 	if key, ok := g.lane[ref]; ok {
 		return key, true
@@ -383,21 +398,12 @@ func (r *Reconciler) want(key ipvs.Key) *VirtualServer {
 	return v
 }
 
-// rules are all the steering rules that are to be there: first those for some clients only.
+// rules are all the steering rules that are to be there, in order.
 func (s *steering) rules() (all []nft.Steer) {
 	for _, c := range s.of {
 		all = append(all, c.rules...)
 	}
-	slices.SortFunc(all, func(a, b nft.Steer) int {
-		first := func(s nft.Steer) int {
-			if s.Source.IsValid() {
-				return 0
-			}
-			return 1
-		}
-		return cmp.Or(cmp.Compare(first(a), first(b)), compareKeys(endpointKey(a.Endpoint), endpointKey(b.Endpoint)),
-			-cmp.Compare(a.Source.Bits(), b.Source.Bits()), a.Source.Addr().Compare(b.Source.Addr()))
-	})
+	slices.SortFunc(all, compareSteers)
 	return all
 }
 

@@ -187,13 +187,6 @@ func touchedBetween(a, b Target) *touched {
 	return &t
 }
 
-// aside says whether real servers are held that no address-keyed virtual server has.
-func (s serving) aside() bool { return s.staged != "" || s.previews != "" }
-
-func (s serving) equal(o serving) bool {
-	return s.mix == o.mix && s.staged == o.staged && s.previews == o.previews && s.steering == o.steering && slices.Equal(s.sources, o.sources)
-}
-
 // sameEndpoints compares two lists, which share memory most often when they are equal.
 func sameEndpoints(a, b []endpoints.Endpoint) bool {
 	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0] || slices.Equal(a, b))

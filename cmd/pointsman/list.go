@@ -163,9 +163,6 @@ func (f *listFlags) know(ctx context.Context, s *settings) error {
 		return err
 	}
 	defer closeKernel()
-	if f.Colour, err = r.Colours(); err != nil {
-		return err
-	}
-	f.Steered, err = r.Steered()
+	f.Colour, f.Steered, err = r.Describe()
 	return err
 }

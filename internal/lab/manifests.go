@@ -71,7 +71,7 @@ func (m Manifests) WriteAll(l *Lab, active string) error {
 			for _, b := range l.Colour(colour.Name) {
 				endpoints = append(endpoints, Endpoint{b.Addr6.Addr(), true})
 			}
-			if err := m.writeSlice(colour.Name+"-6", m.withDefaults().Port, m.SliceFile(colour.Name+"-6"), endpoints); err != nil {
+			if err := m.writeSlice(colour.Name+"-6", m.withDefaults().Port, endpoints); err != nil {
 				return err
 			}
 		}
@@ -160,16 +160,16 @@ func Ready(backends []*Backend) []Endpoint {
 
 // WriteSlice writes the EndpointSlice of one colour.
 func (m Manifests) WriteSlice(colour string, endpoints ...Endpoint) error {
-	return m.writeSlice(colour, m.withDefaults().Port, m.SliceFile(colour), endpoints)
+	return m.writeSlice(colour, m.withDefaults().Port, endpoints)
 }
 
 // WriteSliceOn writes one more EndpointSlice of a colour, whose endpoints are on another port.
 func (m Manifests) WriteSliceOn(colour string, port uint16, endpoints ...Endpoint) error {
-	return m.writeSlice(fmt.Sprintf("%s-%d", colour, port), port, m.SliceFile(fmt.Sprintf("%s-%d", colour, port)), endpoints)
+	return m.writeSlice(fmt.Sprintf("%s-%d", colour, port), port, endpoints)
 }
 
 // writeSlice writes a slice; its colour is the first part of its name.
-func (m Manifests) writeSlice(name string, port uint16, file string, endpoints []Endpoint) error {
+func (m Manifests) writeSlice(name string, port uint16, endpoints []Endpoint) error {
 	m = m.withDefaults()
 	colour, _, _ := strings.Cut(name, "-")
 	family := "IPv4"
@@ -199,7 +199,7 @@ ports:
 	for _, e := range endpoints {
 		fmt.Fprintf(&b, "- {addresses: [%v], conditions: {ready: %v}}\n", e.Addr, e.Ready)
 	}
-	return replaceFile(file, b.String())
+	return replaceFile(m.SliceFile(name), b.String())
 }
 
 // replaceFile puts the text in the file's place at once, so that a watcher never sees half of it.

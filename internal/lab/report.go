@@ -60,9 +60,11 @@ type Connection struct {
 
 func (c Connection) String() string {
 	s := fmt.Sprintf("%s from %v", c.Start.Format("15:04:05.000"), c.Source)
+	if !c.Connected.IsZero() {
+		s += fmt.Sprintf(", connected after %v", c.Connected.Sub(c.Start).Round(time.Millisecond))
+	}
 	if c.Colour != "" {
-		s += fmt.Sprintf(" to %s (%v), connected after %v, answered after %v", c.Colour, c.Backend,
-			c.Connected.Sub(c.Start).Round(time.Millisecond), c.Answered.Sub(c.Start).Round(time.Millisecond))
+		s += fmt.Sprintf(", answered by %s (%v) after %v", c.Colour, c.Backend, c.Answered.Sub(c.Start).Round(time.Millisecond))
 	}
 	if c.Err != nil {
 		s += fmt.Sprintf(": %s after %v: %v", c.Class, c.Ended.Sub(c.Start).Round(time.Millisecond), c.Err)
