@@ -9,6 +9,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/pointsman/pointsman/api/v1alpha1"
 	"github.com/pointsman/pointsman/endpoints"
 	"github.com/pointsman/pointsman/rollout"
 )
@@ -107,12 +108,17 @@ func (r *Reconciler) logRollout(key types.NamespacedName, before, after rollout.
 	switch {
 	case before.Active == "":
 		log.WithField("colour", after.Active).Debug("serving")
+	case before.Phase != after.Phase && after.Phase == v1alpha1.PhaseRolledBack:
+		log.WithFields(logrus.Fields{"to": after.Active, "reason": after.Reason}).Warn("rolled back: " + after.Message)
 	case before.Active != after.Active:
 		log.WithFields(logrus.Fields{"from": before.Active, "to": after.Active}).Info("switching")
-	case before.Phase != after.Phase && after.Message != "":
-		log.WithField("reason", after.Reason).WithField("phase", after.Phase).Warn(after.Message)
+	case before.Phase != after.Phase && after.Reason != "" && (after.Phase == v1alpha1.PhaseBlocked || after.Phase == v1alpha1.PhaseSteady):
+		log.WithFields(logrus.Fields{"reason": after.Reason, "phase": after.Phase}).Warn(after.Message)
 	case before.Phase != after.Phase || before.Weight != after.Weight:
-		log.WithFields(logrus.Fields{"phase": after.Phase, "candidate": after.Candidate, "weight": after.Weight}).Info("the switch goes on")
+		if after.Candidate != "" {
+			log = log.WithFields(logrus.Fields{"candidate": after.Candidate, "weight": after.Weight})
+		}
+		log.WithField("phase", after.Phase).Info("the switch goes on")
 	}
 }
 
