@@ -32,6 +32,7 @@ type Backend struct {
 
 	pods *Namespace
 	udp  bool
+	sctp bool
 
 	mu        sync.Mutex
 	mood      Mood
@@ -48,7 +49,7 @@ func (l *Lab) makeBackends() error {
 		for i := range colour.Backends {
 			// The colour's first half on the first network and so on, as if one a node.
 			at := i * len(used) / colour.Backends
-			b := &Backend{Colour: colour.Name, pods: l.Pods[at], udp: l.Config.UDP}
+			b := &Backend{Colour: colour.Name, pods: l.Pods[at], udp: l.Config.UDP, sctp: l.Config.SCTP}
 			networks := []netip.Prefix{l.Config.Networks[at]}
 			if l.Config.DualStack {
 				networks = append(networks, sister(networks[0]))
@@ -89,12 +90,18 @@ func (b *Backend) Start() error {
 		if !at.IsValid() {
 			continue
 		}
-		tcp, err := b.pods.listen(at)
-		if err != nil {
-			return fmt.Errorf("starting the backend %v: %w", at, err)
+		listens := []func(netip.AddrPort) (net.Listener, error){b.pods.listen}
+		if b.sctp {
+			listens = append(listens, b.pods.listenSCTP)
 		}
-		b.listeners = append(b.listeners, tcp)
-		b.running.Go(func() { b.accept(tcp, at.Addr()) })
+		for _, listen := range listens {
+			l, err := listen(at)
+			if err != nil {
+				return fmt.Errorf("starting the backend %v: %w", at, err)
+			}
+			b.listeners = append(b.listeners, l)
+			b.running.Go(func() { b.accept(l, at.Addr()) })
+		}
 		if !b.udp {
 			continue
 		}

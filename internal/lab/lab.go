@@ -22,6 +22,7 @@ type Config struct {
 	Colours  []Colour       // default ten each of v1 and v2
 	Port     uint16         // of the backends; default 80
 	UDP      bool           // backends answer on UDP too
+	SCTP     bool           // backends take connections of SCTP too
 	// DualStack gives every address an IPv6 sister and every backend an IPv6 listener.
 	DualStack bool
 	// ClientPod adds a pod that is a client: a pod network without backends, 10.244.7.0/24.

@@ -36,8 +36,9 @@ type Load struct {
 	// Ports, when there are any, are the only source ports used, each at once again as soon as its
 	// last connection is over. They are shared out among the clients. Local must then be given.
 	Ports   []uint16
-	Rate    int // new connections a second at most, of all clients together; default 200
-	Clients int // connections open at a time at most; default 16
+	Rate    int  // new connections a second at most, of all clients together; default 200
+	Clients int  // connections open at a time at most; default 16
+	SCTP    bool // not TCP
 	Ending  Ending
 	Linger  time.Duration // how long a connection is held open after the answer
 	Timeout time.Duration // for the answer, and again for an orderly end; default 5 s
@@ -167,7 +168,7 @@ func (r *Run) pace(ctx context.Context) (int, bool) {
 // connect is one connection from its SYN to its end.
 func (l *Load) connect(ctx context.Context, local netip.AddrPort) Connection {
 	r := Connection{Source: local, Start: time.Now()}
-	c, err := l.dial(dialOptions{local: local, abort: l.Ending == Aborts, began: &r.Start})
+	c, err := l.dial(dialOptions{local: local, sctp: l.SCTP, abort: l.Ending == Aborts, began: &r.Start})
 	if err == nil {
 		r.Connected, r.Source = time.Now(), c.local()
 		err = l.talk(ctx, c, &r)

@@ -23,6 +23,7 @@ type conn struct {
 type dialOptions struct {
 	local netip.AddrPort // zero: the kernel's choice; port 0: any port of the address
 	abort bool           // close sends a reset
+	sctp  bool           // not TCP: SCTP's one-to-one sockets behave alike
 	began *time.Time     // if not nil, gets the time just before the SYN
 }
 
@@ -32,9 +33,12 @@ func (n *Namespace) socket(kind int, to netip.AddrPort, o dialOptions) (*conn, e
 	if to.Addr().Is6() {
 		family = unix.AF_INET6
 	}
-	fd := -1
+	fd, protocol := -1, 0
+	if o.sctp {
+		protocol = unix.IPPROTO_SCTP
+	}
 	err := n.Do(func() (err error) {
-		fd, err = unix.Socket(family, kind|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+		fd, err = unix.Socket(family, kind|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, protocol)
 		return err
 	})
 	if err != nil {
@@ -152,6 +156,34 @@ func (n *Namespace) listen(at netip.AddrPort) (listener net.Listener, err error)
 		return err
 	})
 	return listener, err
+}
+
+// listenSCTP is a net.Listener whose connections package net takes for TCP's: of a stream socket it asks no more.
+func (n *Namespace) listenSCTP(at netip.AddrPort) (net.Listener, error) {
+	family := unix.AF_INET
+	if at.Addr().Is6() {
+		family = unix.AF_INET6
+	}
+	fd := -1
+	err := n.Do(func() (err error) {
+		fd, err = unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_SCTP)
+		return err
+	})
+	if err != nil {
+		return nil, os.NewSyscallError("socket", err)
+	}
+	f := os.NewFile(uintptr(fd), at.String())
+	defer f.Close() // the listener has a copy
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
+		return nil, os.NewSyscallError("SO_REUSEADDR", err)
+	}
+	if err := unix.Bind(fd, sockaddr(at)); err != nil {
+		return nil, os.NewSyscallError("bind", err)
+	}
+	if err := unix.Listen(fd, 128); err != nil {
+		return nil, os.NewSyscallError("listen", err)
+	}
+	return net.FileListener(f)
 }
 
 func (n *Namespace) listenUDP(at netip.AddrPort) (pc *net.UDPConn, err error) {
