@@ -55,6 +55,31 @@ func TestKernelSwitchWithAffinity(t *testing.T) {
 	}
 }
 
+// A scheduler that hashes finds some clients a real server that drains: they are not refused, but get another one.
+func TestKernelSwitchHashing(t *testing.T) {
+	for name, scheduler := range map[string]string{"sh": "{name: sh, flags: [sh-port]}", "mh": "{name: mh, flags: [mh-port]}"} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, lab.Config{Clients: 4, Colours: []lab.Colour{{Name: "v1", Backends: 3}, {Name: "v2", Backends: 3}}}, lab.Manifests{Scheduler: scheduler})
+			w.start("v1")
+			held := w.open(12) // so that real servers of v1 stay at weight 0
+			run := w.Start(lab.Load{From: w.Client, Target: w.vip, Local: w.ClientAddrs, Rate: 100, Clients: 8})
+			require.NoError(t, run.Await(5, patience))
+			began, done := w.rounds(5)
+			require.NoError(t, run.Await(100, patience))
+			report := run.Stop()
+			t.Logf("%v", report)
+			healthy(t, report)
+			w.oneInstantEach(report, began, done)
+			w.intact("v1", held)
+			table, err := w.Node().Table()
+			require.NoError(t, err)
+			v, _ := table.Find("TCP", w.vip)
+			require.Equal(t, name, v.Scheduler)
+			require.NotEmpty(t, v.Draining())
+		})
+	}
+}
+
 // IPv4 and IPv6 ways in switch in the same instant.
 func TestKernelSwitchDualStack(t *testing.T) {
 	w := newWorld(t, lab.Config{Clients: 2, DualStack: true, Colours: []lab.Colour{{Name: "v1", Backends: 2}, {Name: "v2", Backends: 2}}}, lab.Manifests{DualStack: true})

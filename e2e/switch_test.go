@@ -174,6 +174,50 @@ func TestKernelDrain(t *testing.T) {
 	})
 }
 
+// IPVS's hooks are there only while a virtual server is: where the last one is not declared any more, it stays, at
+// weight 0 and refusing new connections, until its last connection has ended.
+func TestKernelDeletedWhileConnectionsLast(t *testing.T) {
+	for _, steering := range []string{"Address", "Mark"} {
+		t.Run(steering, func(t *testing.T) {
+			w := newWorld(t, lab.Config{Colours: []lab.Colour{{Name: "v1", Backends: 2}}}, lab.Manifests{Steering: steering})
+			_, err := w.Run()
+			require.NoError(t, err)
+			once := lab.Load{From: w.Client, Target: w.vip}
+			w.eventually(patience, "v1 serves", func() error {
+				if c := once.Once(); c.Colour != "v1" {
+					return fmt.Errorf("%v", c)
+				}
+				return nil
+			})
+			held := w.open(2)
+			require.NoError(t, os.Remove(w.manifests.VirtualServerFile()))
+			w.eventually(patience, "new connections are refused", func() error {
+				if c := once.Once(); c.Class != lab.Refused {
+					return fmt.Errorf("%v", c)
+				}
+				return nil
+			})
+			time.Sleep(2 * time.Second) // passes go by
+			w.intact("v1", held)
+			table, err := w.Node().Table()
+			require.NoError(t, err)
+			require.NotEmpty(t, table)
+			for _, v := range table {
+				require.Empty(t, v.Serving())
+			}
+			for _, s := range held.Abort() {
+				require.True(t, s.Alive(), s)
+			}
+			w.eventually(2*patience, "nothing is left", func() error {
+				if table, err := w.Node().Table(); err != nil || len(table) > 0 {
+					return fmt.Errorf("%v %w", table, err)
+				}
+				return nil
+			})
+		})
+	}
+}
+
 // The exit status says what became of a switch.
 func TestKernelSwitchExitStatus(t *testing.T) {
 	colours := []lab.Colour{{Name: "v1", Backends: 2}, {Name: "v2", Backends: 2}, {Name: "v3", Backends: 1}}

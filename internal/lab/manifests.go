@@ -21,6 +21,7 @@ type Manifests struct {
 	Switch    string     // YAML of spec.switch in flow style, optional
 	Affinity  bool       // session affinity by client address
 	DualStack bool       // IPv6 too, for a lab that has it
+	Scheduler string     // YAML of spec.scheduler in flow style, optional
 	Steering  string     // spec.steering, optional
 	Preview   string     // YAML of spec.preview in flow style, optional
 }
@@ -95,6 +96,9 @@ spec:
   colourLabel: version
   active: %[3]s # pointsman switch %[1]s COLOUR changes this line
 `, m.Name, m.Namespace, active)
+	if m.Scheduler != "" {
+		fmt.Fprintf(&b, "  scheduler: %s\n", m.Scheduler)
+	}
 	if m.Steering != "" {
 		fmt.Fprintf(&b, "  steering: %s\n", m.Steering)
 	}
