@@ -182,7 +182,7 @@ func TestKernelDeletedWhileConnectionsLast(t *testing.T) {
 			w := newWorld(t, lab.Config{Colours: []lab.Colour{{Name: "v1", Backends: 2}}}, lab.Manifests{Steering: steering})
 			_, err := w.Run()
 			require.NoError(t, err)
-			once := lab.Load{From: w.Client, Target: w.vip}
+			once := lab.Load{From: w.Client, Target: w.vip, Ending: lab.Aborts} // IPVS remembers one that was reset for 10 s
 			w.eventually(patience, "v1 serves", func() error {
 				if c := once.Once(); c.Colour != "v1" {
 					return fmt.Errorf("%v", c)
