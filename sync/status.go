@@ -194,6 +194,30 @@ func (r *Reconciler) setConditions(out *ServerStatus, of *observed) {
 	} else {
 		meta.RemoveStatusCondition(&out.Status.Conditions, v1alpha1.ConditionSafeToRetire)
 	}
+	if s.Spec.Preview != nil {
+		ok, reason, message := PreviewReady(s.Spec.Preview, out.Status.Colours)
+		set(v1alpha1.ConditionPreviewReady, ok, reason, message)
+	} else {
+		meta.RemoveStatusCondition(&out.Status.Conditions, v1alpha1.ConditionPreviewReady)
+	}
+}
+
+// PreviewReady is what the condition of that name says: whether testers find somebody.
+func PreviewReady(p *v1alpha1.Preview, colours []v1alpha1.ColourStatus) (ok bool, reason, message string) {
+	var ways []string
+	if p.NodePort != nil {
+		ways = append(ways, fmt.Sprintf("on node port %d", *p.NodePort))
+	}
+	if len(p.Sources) > 0 {
+		ways = append(ways, "from "+strings.Join(p.Sources, ", ")+" on the production addresses")
+	}
+	way := strings.Join(ways, " and ")
+	for _, c := range colours {
+		if c.Name == p.Colour && c.Ready > 0 {
+			return true, "Ready", fmt.Sprintf("%s, with %d ready endpoints, is what is reached %s", c.Name, c.Ready, way)
+		}
+	}
+	return false, "NoReadyEndpoint", fmt.Sprintf("%s is previewed %s and has no ready endpoint on every port, so who comes that way is refused; make its endpoints ready, or change spec.preview.colour", p.Colour, way)
 }
 
 // observeKernel fills in what the kernel holds of a virtual server.

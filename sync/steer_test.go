@@ -13,6 +13,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"pgregory.net/rapid"
 
 	"github.com/pointsman/pointsman/api/v1alpha1"
@@ -364,6 +366,9 @@ func TestStagedSharedPreviewed(t *testing.T) {
 	require.Equal(t, "v1", w.colours(e, netip.MustParseAddr("198.51.100.7")))
 	e.Port = 31080
 	require.Equal(t, "v1", w.colours(e, netip.MustParseAddr("203.0.113.9")))
+	told := meta.FindStatusCondition(status.Server(owner).Status.Conditions, v1alpha1.ConditionPreviewReady)
+	require.Equal(t, metav1.ConditionTrue, told.Status)
+	require.Contains(t, told.Message, "on node port 31080 and from 198.51.100.0/24")
 	more.Spec.Preview = nil
 	b.declare(t, more)
 	require.Empty(t, lanes())

@@ -72,7 +72,7 @@ type VirtualServerStatus struct {
 	// Nodes that serve it, and how far each is.
 	// +optional
 	Nodes NodesStatus `json:"nodes,omitempty"`
-	// Conditions: Accepted, Staged, Switched, Healthy, SafeToRetire.
+	// Conditions: Accepted, Staged, Switched, Healthy, SafeToRetire, PreviewReady.
 	// +kubebuilder:validation:MaxItems=16
 	// +listType=map
 	// +listMapKey=type
@@ -111,6 +111,7 @@ const (
 	ConditionSwitched     = "Switched"
 	ConditionHealthy      = "Healthy"
 	ConditionSafeToRetire = "SafeToRetire"
+	ConditionPreviewReady = "PreviewReady" // only where a preview is declared
 )
 
 // ColourStatus counts the endpoints of one colour.

@@ -56,6 +56,7 @@ func Aggregate(vs *v1alpha1.VirtualServer, server *endpoints.Server, live, dead 
 	a.switched()
 	a.healthy()
 	a.safeToRetire()
+	a.previewReady()
 	return a.out, a.wants
 }
 

@@ -266,6 +266,24 @@ func TestSnapshotRefuses(t *testing.T) {
 	require.Equal(t, metav1.ConditionUnknown, meta.FindStatusCondition(got.Conditions, v1alpha1.ConditionAccepted).Status)
 }
 
+// What is previewed has a readiness of its own, and none is told where nothing is.
+func TestPreviewReady(t *testing.T) {
+	vs := server("myapp", "v1", 1)
+	vs.Spec.Preview = &v1alpha1.Preview{Colour: "v2", NodePort: new(int32(31080)), Sources: []string{"192.0.2.0/24"}}
+	told := func(counts map[string]int) *metav1.Condition {
+		vs.Status, _ = Aggregate(vs, resolved(vs, counts), []Node{at("a", "v1", 1)}, nil, Outside{}, noon)
+		return meta.FindStatusCondition(vs.Status.Conditions, v1alpha1.ConditionPreviewReady)
+	}
+	c := told(both)
+	require.Equal(t, metav1.ConditionTrue, c.Status)
+	require.Equal(t, "v2, with 2 ready endpoints, is what is reached on node port 31080 and from 192.0.2.0/24 on the production addresses", c.Message)
+	c = told(map[string]int{"v1": 1})
+	require.Equal(t, []string{"False", "NoReadyEndpoint"}, []string{string(c.Status), c.Reason})
+	require.True(t, meta.IsStatusConditionTrue(vs.Status.Conditions, v1alpha1.ConditionHealthy), "the active colour is not concerned")
+	vs.Spec.Preview = nil
+	require.Nil(t, told(both))
+}
+
 // consistent holds a status to what can never be true at once.
 func consistent(t require.TestingT, vs *v1alpha1.VirtualServer, s *v1alpha1.VirtualServerStatus) {
 	is := func(kind string) bool { return meta.IsStatusConditionTrue(s.Conditions, kind) }

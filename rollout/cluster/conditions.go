@@ -10,6 +10,7 @@ import (
 
 	"github.com/pointsman/pointsman/api/v1alpha1"
 	"github.com/pointsman/pointsman/endpoints"
+	"github.com/pointsman/pointsman/sync"
 )
 
 // Reasons of conditions that are not a node's.
@@ -235,6 +236,24 @@ func (a *aggregation) safeToRetire() {
 			previous, some(unknown))
 	default:
 		a.set(kind, metav1.ConditionTrue, reasonDrained, "%s has no connection left on any node; what runs it can be deleted%s", previous, a.deadNames())
+	}
+}
+
+// previewReady is about the colour that is previewed, where one is.
+func (a *aggregation) previewReady() {
+	const kind = v1alpha1.ConditionPreviewReady
+	switch p := a.vs.Spec.Preview; {
+	case p == nil:
+		meta.RemoveStatusCondition(&a.out.Conditions, kind)
+	case !a.isAccepted():
+		a.set(kind, metav1.ConditionFalse, reasonNotAccepted, "the declaration is not accepted; condition Accepted says why")
+	default:
+		status := metav1.ConditionFalse
+		ok, reason, message := sync.PreviewReady(p, a.out.Colours)
+		if ok {
+			status = metav1.ConditionTrue
+		}
+		a.set(kind, status, reason, "%s", message)
 	}
 }
 
