@@ -17,10 +17,10 @@ func TestKernelSwitchSCTP(t *testing.T) {
 	w.start("v1")
 	vip6 := netip.AddrPortFrom(w.NodeAddr6, 30080)
 	loads := map[string]lab.Load{
-		"from outside":  {From: w.Client, Target: w.vip, Local: w.ClientAddrs, Rate: 40, Clients: 4},
-		"IPv6":          {From: w.Client, Target: vip6, Local: w.ClientAddrs6, Rate: 20, Clients: 2},
-		"from a pod":    {From: w.Pod, Target: w.vip, Rate: 20, Clients: 2},
-		"from the node": {From: w.Node(), Target: w.vip, Rate: 20, Clients: 2},
+		"from outside":  {From: w.Client, Target: w.vip, Local: w.ClientAddrs, Rate: 15, Clients: 4},
+		"IPv6":          {From: w.Client, Target: vip6, Local: w.ClientAddrs6, Rate: 8, Clients: 2},
+		"from a pod":    {From: w.Pod, Target: w.vip, Rate: 8, Clients: 2},
+		"from the node": {From: w.Node(), Target: w.vip, Rate: 8, Clients: 2},
 	}
 	runs := map[string]*lab.Run{}
 	for name, load := range loads {
@@ -36,7 +36,7 @@ func TestKernelSwitchSCTP(t *testing.T) {
 	for _, run := range runs {
 		require.NoError(t, run.Await(3, patience))
 	}
-	began, done := w.rounds(10)
+	began, done := w.rounds(6)
 	for name, run := range runs {
 		report := run.Stop()
 		t.Logf("%s: %v", name, report)
