@@ -41,7 +41,7 @@ type Load struct {
 	SCTP    bool // not TCP
 	Ending  Ending
 	Linger  time.Duration // how long a connection is held open after the answer
-	Timeout time.Duration // for the answer, and again for an orderly end; default 5 s
+	Timeout time.Duration // for the answer, and again for an orderly end; default 15 s: a guest stalls for seconds on a busy machine, and what is lost stays lost
 }
 
 // Run is a load that runs.
@@ -64,7 +64,7 @@ func (l *Load) setDefaults() {
 		l.Clients = 16
 	}
 	if l.Timeout == 0 {
-		l.Timeout = 5 * time.Second
+		l.Timeout = 15 * time.Second
 	}
 }
 
