@@ -6,11 +6,13 @@ import (
 	"io/fs"
 	"net/netip"
 	"reflect"
+	"runtime"
 	"slices"
 	gosync "sync"
 	"time"
 
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/pointsman/pointsman/api/v1alpha1"
@@ -27,12 +29,14 @@ type Connections interface {
 
 // How often the counters and the table of connections are read while a colour is observed: each second, and less often
 // when that costs more than one part in signsShare of a processor, as it does with some ten thousands of
-// connections before Linux 6.8. A table that takes longer than signsLimit is done without: then resets are not told, nor
-// what stays half open. With nothing observed nothing is read.
+// connections before Linux 6.8. A table that takes longer than signsLimit is done without: then what needs it is not
+// told (resets after accepting, what stays half open), and what was told of it stays for signsKept. With nothing observed
+// nothing is read.
 const (
 	signsInterval = time.Second
 	signsShare    = 20
-	signsLimit    = time.Second
+	signsLimit    = 2 * time.Second
+	signsKept     = 10 * time.Second
 )
 
 // watched is one colour of a VirtualServer whose connections are watched, and how to find them in the kernel.
@@ -138,8 +142,10 @@ type watcher struct {
 	wanted map[types.NamespacedName]*watched
 	signs  map[types.NamespacedName][]v1alpha1.Sign
 
-	past     map[types.NamespacedName][]reading // the goroutine's own, from the oldest
-	troubled string                             // the last error, which is said once
+	// The goroutine's own: readings, from the oldest, and when the last was that had the table of connections.
+	past     map[types.NamespacedName][]reading
+	full     map[types.NamespacedName]time.Time
+	troubled string // the last error, which is said once
 }
 
 // reading is what the kernel had counted at one moment for what is watched.
@@ -182,6 +188,8 @@ func (w *watcher) signsOf(key types.NamespacedName, colour string) []v1alpha1.Si
 
 // run reads until nothing is watched.
 func (w *watcher) run() {
+	runtime.LockOSThread() // whose time is measured: on a busy machine waiting is no cost
+	defer runtime.UnlockOSThread()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -193,15 +201,24 @@ func (w *watcher) run() {
 		w.mu.Lock()
 		wanted := w.wanted
 		if len(wanted) == 0 {
-			w.awake, w.past = false, nil
+			w.awake, w.past, w.full = false, nil, nil
 			w.mu.Unlock()
 			return
 		}
 		w.mu.Unlock()
-		began := time.Now()
-		w.look(wanted, began)
-		timer.Reset(max(signsInterval, signsShare*time.Since(began)))
+		before := spent()
+		w.look(wanted, time.Now())
+		timer.Reset(max(signsInterval, signsShare*(spent()-before)))
 	}
+}
+
+// spent is how long the thread has run on a processor.
+func spent() time.Duration {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &t); err != nil {
+		return 0
+	}
+	return time.Duration(t.Nano())
 }
 
 // look reads the kernel once and says what signs there are.
@@ -213,16 +230,24 @@ func (w *watcher) look(wanted map[types.NamespacedName]*watched, now time.Time) 
 	w.trouble(err)
 	past := make(map[types.NamespacedName][]reading, len(wanted))
 	found := make(map[types.NamespacedName][]probe.Sign, len(wanted))
+	full, keep := map[types.NamespacedName]time.Time{}, map[types.NamespacedName]bool{}
 	for key, of := range wanted {
 		before := since(w.past[key], of.colour, now)
-		if reading, ok := readings[key]; ok {
+		reading, ok := readings[key]
+		if ok {
 			found[key] = of.find(before, reading)
 			before = append(before, reading)
 		}
+		if ok && reading.conns != nil {
+			full[key] = now
+		} else if last := w.full[key]; now.Sub(last) < signsKept {
+			full[key] = last
+			keep[key] = len(found[key]) == 0
+		}
 		past[key] = before
 	}
-	w.past = past
-	w.publish(wanted, found)
+	w.past, w.full = past, full
+	w.publish(wanted, found, keep)
 }
 
 // trouble logs what could not be read, once.
@@ -356,16 +381,19 @@ func ended(c ipvs.ConnCount) int {
 
 // publish makes signs known, and tells when they are others than before. A sign keeps its words for as long as it is there,
 // so that a status does not change each second with the real servers that happen to show it.
-func (w *watcher) publish(of map[types.NamespacedName]*watched, found map[types.NamespacedName][]probe.Sign) {
+func (w *watcher) publish(of map[types.NamespacedName]*watched, found map[types.NamespacedName][]probe.Sign, keep map[types.NamespacedName]bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	next := map[types.NamespacedName][]v1alpha1.Sign{}
-	for key, signs := range found {
+	for key := range of {
 		to := w.wanted[key]
 		if to == nil || to.colour != of[key].colour {
 			continue // no longer wanted
 		}
-		for _, sign := range signs {
+		if signs := w.signs[key]; keep[key] && len(signs) > 0 {
+			next[key] = signs
+		}
+		for _, sign := range found[key] {
 			next[key] = append(next[key], w.sign(key, to.colour, sign))
 		}
 	}

@@ -199,18 +199,22 @@ func TestSignsOfTheTableOfConnections(t *testing.T) {
 	reset(20)
 	look(3 * time.Second)
 	assert.Empty(t, b.watcher.signsOf(owner, "v2"), "somebody else's connections")
-	conns.conns[at] = closed(20)
+	conns.conns = map[ipvs.ConnKey]*ipvs.ConnCount{at: closed(20)}
 	look(3 * time.Second)
 	require.Len(t, b.watcher.signsOf(owner, "v2"), 1)
 	assert.Equal(t, "Resetting", b.watcher.signsOf(owner, "v2")[0].Reason)
 
-	// Without the table the counters tell less, and that is all.
+	// Without the table the counters tell less. What it told stays for a while.
 	conns.err = errors.New("too long")
-	look(4 * time.Second)
-	assert.Empty(t, b.watcher.signsOf(owner, "v2"))
+	reset(40)
+	look(6 * time.Second)
+	assert.Len(t, b.watcher.signsOf(owner, "v2"), 1)
 	assert.Equal(t, "too long", b.watcher.troubled)
+	reset(60)
+	look(14 * time.Second)
+	assert.Empty(t, b.watcher.signsOf(owner, "v2"))
 	b.refused(way, v2Real(2), 20)
-	look(5 * time.Second)
+	look(15 * time.Second)
 	require.Len(t, b.watcher.signsOf(owner, "v2"), 1)
 	assert.Equal(t, "Refusing", b.watcher.signsOf(owner, "v2")[0].Reason)
 }
