@@ -167,7 +167,10 @@ func countConnections(r io.Reader) (map[ConnKey]*ConnCount, error) {
 			return nil, fmt.Errorf("%w: line %q", errMalformed, lines.Bytes())
 		}
 	}
-	return counts, lines.Err()
+	if err := lines.Err(); err != nil {
+		return nil, err
+	}
+	return counts, nil
 }
 
 // countConnection adds one line; false when it does not parse. It allocates for a new key only.

@@ -44,3 +44,6 @@ func (c *Conn) Sequence(n uint32) { c.seq = n }
 func (c *Conn) ReceiveBuffer(n int) error {
 	return c.sock.SetReceiveBufferSize(n, false)
 }
+
+// CountConnections is what Connections makes of the text of /proc/net/ip_vs_conn.
+var CountConnections = countConnections

@@ -1,6 +1,6 @@
 // Package probe finds out whether a colour works, before users are on it and while they are: [Run] tests one
 // endpoint from this node as a [v1alpha1.Probe] says, [All] many of them, a [Prober] again and again; [Value] asks
-// Prometheus; [Post] calls a hook; [Signs] reads what the kernel counted for real servers that accept nothing.
+// Prometheus; [Post] calls a hook; [Signs] tells of what the kernel counted that real servers do not serve.
 //
 // It decides nothing: whether a failure blocks a switch or undoes it is rollout's. It retries nothing and logs
 // nothing, and knows neither colours nor IPVS.

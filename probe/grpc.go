@@ -28,9 +28,10 @@ func runGRPC(ctx context.Context, p *v1alpha1.GRPCProbe, to netip.AddrPort) *Err
 	defer func() { _ = conn.Close() }()
 	var protocols http.Protocols
 	protocols.SetUnencryptedHTTP2(true)
-	answer, err := over(conn, &protocols).RoundTrip(healthCheck(ctx, p.Service, to))
+	peer := &mute{Conn: conn}
+	answer, err := over(peer, &protocols).RoundTrip(healthCheck(ctx, p.Service, to))
 	if err != nil {
-		return wordsGRPC(err)
+		return wordsGRPC(peer.cause(err))
 	}
 	defer func() { _ = answer.Body.Close() }()
 	if answer.StatusCode != http.StatusOK {

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"sync"
 	"sync/atomic"
 
 	"github.com/pointsman/pointsman/api/v1alpha1"
@@ -50,9 +51,14 @@ func runHTTP(ctx context.Context, p *v1alpha1.HTTPProbe, to netip.AddrPort) *Err
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
+	cause := func(err error) error { return err }
+	if p.Scheme != "HTTPS" { // else the transport has to see the TLS connection itself
+		m := &mute{Conn: conn}
+		conn, cause = m, m.cause
+	}
 	answer, err := over(conn, &protocols).RoundTrip(request)
 	if err != nil {
-		return words(err, "an HTTP answer")
+		return words(cause(err), "an HTTP answer")
 	}
 	defer func() { _ = answer.Body.Close() }()
 
@@ -142,6 +148,46 @@ func over(conn net.Conn, protocols *http.Protocols) *http.Transport {
 		DisableCompression:     true, // else a small answer may be a large body
 		MaxResponseHeaderBytes: maxHeader,
 	}
+}
+
+// mute is a connection that remembers how it ended while the peer had not said a thing. net/http does not always tell:
+// of HTTP/2 it may say no more than that the connection was of no use.
+type mute struct {
+	net.Conn
+	mu    sync.Mutex
+	heard bool
+	ended error
+}
+
+func (m *mute) Read(p []byte) (int, error) {
+	n, err := m.Conn.Read(p)
+	m.note(n, err)
+	return n, err
+}
+
+func (m *mute) Write(p []byte) (int, error) {
+	n, err := m.Conn.Write(p)
+	m.note(0, err)
+	return n, err
+}
+
+func (m *mute) note(heard int, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.heard = m.heard || heard > 0
+	if m.ended == nil && !m.heard && !errors.Is(err, net.ErrClosed) {
+		m.ended = err
+	}
+}
+
+// cause is why no answer came: err, or how the connection ended without a word.
+func (m *mute) cause(err error) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.ended != nil {
+		return m.ended
+	}
+	return err
 }
 
 // sni is the name in a Host header, or "" when it is an address, which SNI cannot carry.

@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"io"
 	"math/big"
 	"net"
 	"net/http"
@@ -76,11 +77,14 @@ func reset(c net.Conn) {
 	_ = c.Close()
 }
 
-// says reads a little, so that what is said is an answer, and closes.
+// says reads a little, so that what is said is an answer, and ends its half. To close with something unread would
+// be a reset, which may come before the answer does.
 func says(text string) func(net.Conn) {
 	return func(c net.Conn) {
 		_, _ = c.Read(make([]byte, 4096))
 		_, _ = c.Write([]byte(text))
+		_ = c.(*net.TCPConn).CloseWrite()
+		_, _ = io.Copy(io.Discard, c)
 		_ = c.Close()
 	}
 }

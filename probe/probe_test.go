@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -58,7 +60,8 @@ func TestTCP(t *testing.T) {
 
 	err = probe.Run(brief(t), tcp(), full(t))
 	wantSeen(t, err, "no connection in time")
-	assert.ErrorIs(t, err, context.DeadlineExceeded)
+	// Whichever is the first to see it: the socket's deadline or the context.
+	assert.True(t, errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded), "%#v", err)
 
 	wantSeen(t, probe.Run(patient(t), &v1alpha1.Probe{}, nobody(t)), "the probe has no kind: give one of tcp, http, tls, grpc")
 }
@@ -192,7 +195,7 @@ func TestBrokenPeers(t *testing.T) {
 				err := probe.Run(ctx, kinds[kind], to)
 				var fault *probe.Error
 				require.ErrorAs(t, err, &fault)
-				assert.Equal(t, want, fault.Seen)
+				assert.Equal(t, want, fault.Seen, "%#v", fault.Err)
 				assert.Less(t, len(err.Error()), 400)
 			})
 		}
@@ -219,6 +222,7 @@ func (endless) Read(p []byte) (int, error) {
 // A body that drips for ever ends with the context, also where no text is looked for.
 func TestDrippingPeer(t *testing.T) {
 	to := listen(t, func(c net.Conn) {
+		_, _ = c.Read(make([]byte, 4096)) // an answer to nothing is none
 		_, _ = fmt.Fprint(c, "HTTP/1.1 200 OK\r\n\r\n")
 		for {
 			if _, err := c.Write([]byte(".")); err != nil {

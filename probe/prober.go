@@ -2,7 +2,6 @@ package probe
 
 import (
 	"context"
-	"maps"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -162,20 +161,6 @@ func (p *Prober) Result(key string) (Result, bool) {
 	r := t.last
 	r.Failures = slices.Clone(r.Failures)
 	return r, true
-}
-
-// Results gives what is known of each target that is wanted.
-func (p *Prober) Results() map[string]Result {
-	p.mu.Lock()
-	keys := slices.Collect(maps.Keys(p.targets))
-	p.mu.Unlock()
-	all := make(map[string]Result, len(keys))
-	for _, key := range keys {
-		if r, ok := p.Result(key); ok {
-			all[key] = r
-		}
-	}
-	return all
 }
 
 func (p *Prober) start(key string, probe *v1alpha1.Probe) *target {

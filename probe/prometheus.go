@@ -21,9 +21,6 @@ var (
 	ErrNaN = errors.New("the query gives NaN")
 )
 
-// ErrBound is a value that is outside its bound.
-var ErrBound = errors.New("out of bounds")
-
 // Value makes an instant query at a Prometheus HTTP API, with the server's idea of now: a scalar, or a vector of one
 // sample. The address is the server's, with any path that stands before /api/v1. It is tried once, for as long as
 // the context allows.
@@ -33,23 +30,6 @@ func Value(ctx context.Context, address, query string) (float64, error) {
 		return 0, fmt.Errorf("prometheus: %w", err)
 	}
 	return value, nil
-}
-
-// Bound is what a value must lie in; an end that is nil is open.
-type Bound struct{ Min, Max *float64 }
-
-// Check is nil, or an [ErrBound] that shows both numbers. NaN lies in no bound.
-func (b Bound) Check(value float64) error {
-	number := func(v float64) string { return strconv.FormatFloat(v, 'g', 6, 64) }
-	switch {
-	case math.IsNaN(value):
-		return ErrNaN
-	case b.Max != nil && !(value <= *b.Max):
-		return fmt.Errorf("%w: %s is above %s", ErrBound, number(value), number(*b.Max))
-	case b.Min != nil && !(value >= *b.Min):
-		return fmt.Errorf("%w: %s is below %s", ErrBound, number(value), number(*b.Min))
-	}
-	return nil
 }
 
 // instantAnswer is what /api/v1/query answers.

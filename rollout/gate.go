@@ -61,7 +61,7 @@ func (m *machine) unpause() {
 // gate is what of the gate does not hold, the hook before left out; "" when all does.
 func (m *machine) gate(forced bool) (reason, message string) {
 	ready := m.Colours[m.Candidate]
-	switch need := needed(m.Spec.Switch.Gate.MinReady, ready.All); {
+	switch need := Needed(m.Spec.Switch.Gate.MinReady, ready.All); {
 	case ready.Ready == 0:
 		return ReasonNoReadyEndpoint, NoReadyEndpoint(m.Candidate, m.Active, m.Colours)
 	case forced:
@@ -90,7 +90,7 @@ func (m *machine) probe(n *Node, colour string, min *intstr.IntOrString, pending
 		return ""
 	}
 	all := int(p.Passed + p.Failed)
-	if need := needed(min, all); all > 0 && int(p.Passed) < need {
+	if need := Needed(min, all); all > 0 && int(p.Passed) < need {
 		text := fmt.Sprintf("passes %d of %d endpoints of %s, and %d are asked for", p.Passed, all, colour, need)
 		if len(p.Failures) > 0 {
 			text += " (" + strings.Join(p.Failures, "; ") + ")"
@@ -135,8 +135,8 @@ func (m *machine) nodesNeeded() int {
 	return share(m.Spec.Switch.Gate.Nodes, len(m.Nodes))
 }
 
-// needed is a minReady as a number of endpoints, at least one.
-func needed(min *intstr.IntOrString, all int) int {
+// Needed is a minReady as a number of endpoints, at least one.
+func Needed(min *intstr.IntOrString, all int) int {
 	if min == nil {
 		return 1
 	}

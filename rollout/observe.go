@@ -37,7 +37,7 @@ func (m *machine) observe() (failed bool, reason, message string) {
 func (m *machine) wrong(colour string) (reason, message string, forgiven time.Duration) {
 	o := m.Spec.Switch.Observe
 	n := m.Colours[colour]
-	need := needed(o.MinReady, n.All)
+	need := Needed(o.MinReady, n.All)
 	switch {
 	case n.Ready == 0:
 		return ReasonNoReadyEndpoint, fmt.Sprintf("%s has no ready endpoint on every port", colour), 0

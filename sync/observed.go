@@ -48,6 +48,7 @@ type observed struct {
 	undone  string
 	keyed   keyed
 	probe   *v1alpha1.ProbeReport
+	signs   []v1alpha1.Sign
 
 	status ServerStatus
 	text   []byte // of status; nil: not made yet
@@ -58,7 +59,7 @@ type observed struct {
 func (o *observed) sameBut(n *observed) bool {
 	return o.server != nil && n.server != nil && o.server.Same(n.server) && o.state.Equal(n.state) &&
 		o.pending == n.pending && o.failed == n.failed && o.trouble == n.trouble && o.undone == n.undone && o.keyed == n.keyed &&
-		reflect.DeepEqual(o.probe, n.probe)
+		reflect.DeepEqual(o.probe, n.probe) && slices.Equal(o.signs, n.signs)
 }
 
 func (r *Reconciler) keyedAs(key types.NamespacedName, failed bool) (k keyed) {
@@ -140,7 +141,7 @@ func (r *Reconciler) madeOf(seen observation, passErr error, again map[types.Nam
 		now := observed{
 			key: s.Key, server: s, state: r.ledger.Rollouts[s.Key], pending: seen.pending[s.Key], failed: passErr != nil,
 			trouble: strings.Join(trouble[s.Key], "; "), undone: r.undone[s.Key],
-			keyed: r.keyedAs(s.Key, passErr != nil), probe: r.probed(s.Key, r.ledger.Rollouts[s.Key], &s.Spec),
+			keyed: r.keyedAs(s.Key, passErr != nil), probe: r.probed(s.Key, r.ledger.Rollouts[s.Key], &s.Spec), signs: r.signs(s.Key, r.ledger.Rollouts[s.Key], &s.Spec),
 		}
 		before := r.status.byKey[s.Key]
 		if before != nil && again != nil && !again[s.Key] && before.sameBut(&now) {

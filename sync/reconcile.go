@@ -104,7 +104,9 @@ type Reconciler struct {
 	Prober        Prober
 	Calls         Calls
 	CallsAnswered <-chan struct{}
-	Log           logrus.FieldLogger
+	// Connections are watched while a rollout observes them; nil where they cannot be.
+	Connections Connections
+	Log         logrus.FieldLogger
 	// Observed, when not nil, gets each status that differs from the one before. It must not change it, nor wait.
 	Observed func(*Status)
 
@@ -122,6 +124,7 @@ type Reconciler struct {
 	draining  map[ipvs.Key]bool             // virtual servers of which real servers drain
 	released  map[types.NamespacedName]bool // VirtualServers whose virtual servers are kube-proxy's again
 	rollouts  rollouts
+	watcher   *watcher
 	steering  steering
 	undoing   undoing
 	undone    map[types.NamespacedName]string // what others undo, as last told
@@ -150,6 +153,12 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	if r.Prober != nil {
 		probed = r.Prober.Changed()
 	}
+	var watched <-chan struct{}
+	if r.Connections != nil {
+		r.watcher = newWatcher(ctx, r.IPVS, r.Connections, r.Log)
+		defer r.watcher.running.Wait()
+		watched = r.watcher.changed
+	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	due := time.Now() // of the next look for drift: changes do not put it off
@@ -170,6 +179,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		case <-r.RulesChanged:
 			stale = false
 		case <-probed:
+		case <-watched:
 		case <-r.CallsAnswered:
 		case <-timer.C:
 			at := r.rollouts.dueAt
@@ -223,6 +233,7 @@ func (r *Reconciler) pass(ctx context.Context, stale bool) time.Duration {
 		if seen, err = r.converge(ctx, what); err != nil {
 			failed = append(failed, err)
 		}
+		r.watch()
 	}
 	err := errors.Join(failed...)
 	if ctx.Err() != nil {

@@ -163,11 +163,10 @@ func (r *Reconciler) probe() {
 
 // probed are the ready endpoints of a colour that a probe is for. A probe that names a port asks each address once.
 func probed(s *endpoints.Server, colour string, how *v1alpha1.Probe) []netip.AddrPort {
-	own := how.TCP != nil && how.TCP.Port != nil || how.HTTP != nil && how.HTTP.Port != nil ||
-		how.TLS != nil && how.TLS.Port != nil || how.GRPC != nil && how.GRPC.Port != nil
+	own := ownPort(how)
 	var out []netip.AddrPort
 	for i := range s.Ports {
-		if s.Ports[i].Protocol != corev1.ProtocolTCP && !own {
+		if s.Ports[i].Protocol != corev1.ProtocolTCP && own == nil {
 			continue
 		}
 		for _, e := range s.Ports[i].Endpoints {
@@ -175,8 +174,8 @@ func probed(s *endpoints.Server, colour string, how *v1alpha1.Probe) []netip.Add
 				continue
 			}
 			port := e.Port
-			if own {
-				port = 0
+			if own != nil {
+				port = uint16(*own)
 			}
 			out = append(out, netip.AddrPortFrom(e.Addr, port))
 		}
@@ -185,6 +184,21 @@ func probed(s *endpoints.Server, colour string, how *v1alpha1.Probe) []netip.Add
 		return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Port(), b.Port()))
 	})
 	return slices.Compact(out)
+}
+
+// ownPort is the port that a probe names, nil when it names none.
+func ownPort(how *v1alpha1.Probe) *int32 {
+	switch {
+	case how.TCP != nil:
+		return how.TCP.Port
+	case how.HTTP != nil:
+		return how.HTTP.Port
+	case how.TLS != nil:
+		return how.TLS.Port
+	case how.GRPC != nil:
+		return how.GRPC.Port
+	}
+	return nil
 }
 
 // probed is how what a rollout asks for fares from here; nil when it asks for nothing, or not all was tested yet.

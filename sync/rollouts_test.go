@@ -1,6 +1,7 @@
 package sync
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -109,4 +110,24 @@ func TestDecisionsAreFollowed(t *testing.T) {
 	again := decided("v2", &endpoints.Decision{Number: 1, Active: "v2"})
 	again.UID = "u2"
 	assert.Equal(t, "v2", active(again), "another object counts anew")
+}
+
+// A probe that names a port asks each address once, and what fails is named by that port.
+func TestProbesAskTheirOwnPort(t *testing.T) {
+	s := server("v1", map[string]int{"v1": 2, "v2": 1})
+	other := s.Ports[0]
+	other.Endpoints = slices.Clone(other.Endpoints)
+	for i := range other.Endpoints {
+		other.Endpoints[i].Port = 8443
+	}
+	s.Ports = append(s.Ports, other)
+	text := func(how *v1alpha1.Probe) (out []string) {
+		for _, at := range probed(&s, "v1", how) {
+			out = append(out, at.String())
+		}
+		return out
+	}
+	port := int32(9000)
+	assert.Equal(t, []string{"10.244.1.1:9000", "10.244.1.2:9000"}, text(&v1alpha1.Probe{HTTP: &v1alpha1.HTTPProbe{Port: &port}}))
+	assert.Equal(t, []string{"10.244.1.1:8080", "10.244.1.1:8443", "10.244.1.2:8080", "10.244.1.2:8443"}, text(&v1alpha1.Probe{TCP: &v1alpha1.TCPProbe{}}))
 }

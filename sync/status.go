@@ -123,7 +123,7 @@ func (r *Reconciler) observeServer(of *observed, services []*ipvs.ServiceInfo) S
 		Namespace: s.Key.Namespace, Name: s.Key.Name, Digest: s.Digest, Generation: s.Generation, Declared: s.Spec.Active,
 	}
 	state.Into(&out.Status)
-	out.Decision, out.Probe = state.Decision, of.probe
+	out.Decision, out.Probe, out.Signs = state.Decision, of.probe, of.signs
 	out.Status.Colours = Colours(s)
 	out.Status.Nodes = v1alpha1.NodesStatus{Total: 1}
 	out.Status.Conditions = of.status.Status.Conditions

@@ -177,7 +177,7 @@ func newReconciler(s *settings, source sync.Source) (*sync.Reconciler, func(), e
 			NodeName: s.nodeName, StateDir: s.stateDir, NodePortsOn: s.nodePorts, ClusterCIDRs: s.clusterCIDRs,
 			Steering: s.steering, Marks: s.marks,
 		},
-		IPVS: table, NFT: rules, Node: n, Source: source, Log: s.log,
+		IPVS: table, NFT: rules, Node: n, Source: source, Connections: table, Log: s.log,
 	}, opened.close, nil
 }
 
