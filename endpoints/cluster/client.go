@@ -12,7 +12,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
-	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
 
 	"github.com/pointsman/pointsman/api/v1alpha1"
@@ -33,7 +32,6 @@ type client struct {
 	core, discovery rest.Interface
 	own             rest.Interface // VirtualServers
 	parameters      runtime.ParameterCodec
-	metadata        metadata.Interface
 }
 
 func newClient(config *rest.Config, nodeName string) (*client, error) {
@@ -52,6 +50,9 @@ func newClient(config *rest.Config, nodeName string) (*client, error) {
 		scheme.AddKnownTypes(gv, objects...)
 		metav1.AddToGroupVersion(scheme, gv)
 	}
+	if err := metav1.AddMetaToScheme(scheme); err != nil { // Pods are read as metadata alone
+		return nil, err
+	}
 	codecs := serializer.NewCodecFactory(scheme).WithoutConversion()
 	typed := func(gv schema.GroupVersion, path, accept string) (rest.Interface, error) {
 		c := rest.CopyConfig(config)
@@ -65,9 +66,6 @@ func newClient(config *rest.Config, nodeName string) (*client, error) {
 	}
 	if err == nil {
 		c.own, err = typed(v1alpha1.GroupVersion, "/apis", runtime.ContentTypeJSON)
-	}
-	if err == nil {
-		c.metadata, err = metadata.NewForConfigAndClient(config, shared)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("making a client of the API server %s: %w", config.Host, err)
@@ -103,17 +101,26 @@ func (c *client) labelled(r rest.Interface, resource string, newList func() runt
 	}
 }
 
+// metadataAs is what the API server is to send in the place of a kind: the metadata alone.
+func metadataAs(kind string) string {
+	as := ";as=" + kind + ";g=" + metav1.GroupName + ";v=" + metav1.SchemeGroupVersion.Version
+	return protobuf + as + "," + runtime.ContentTypeJSON + as
+}
+
 // pods are those that carry the label, whatever its value.
 func (c *client) pods(label string) reader {
-	r := c.metadata.Resource(corev1.SchemeGroupVersion.WithResource("pods"))
+	get := func(o metav1.ListOptions, as string) *rest.Request {
+		o.LabelSelector = label
+		return c.core.Get().Resource("pods").SetHeader("Accept", metadataAs(as)).VersionedParams(&o, c.parameters)
+	}
 	return reader{
 		list: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-			o.LabelSelector = label
-			return r.List(ctx, o)
+			list := &metav1.PartialObjectMetadataList{}
+			return list, get(o, "PartialObjectMetadataList").Do(ctx).Into(list)
 		},
 		watch: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-			o.LabelSelector = label
-			return r.Watch(ctx, o)
+			o.Watch = true
+			return get(o, "PartialObjectMetadata").Watch(ctx)
 		},
 	}
 }

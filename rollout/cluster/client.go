@@ -19,7 +19,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
-	"k8s.io/client-go/gentype"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
@@ -55,10 +54,10 @@ var scheme = func() *runtime.Scheme {
 }()
 
 type (
-	serverClient = gentype.ClientWithList[*v1alpha1.VirtualServer, *v1alpha1.VirtualServerList]
-	reportClient = gentype.ClientWithList[*v1alpha1.NodeReport, *v1alpha1.NodeReportList]
-	leaseClient  = gentype.ClientWithList[*coordinationv1.Lease, *coordinationv1.LeaseList]
-	eventClient  = gentype.Client[*eventsv1.Event]
+	serverClient = resource[*v1alpha1.VirtualServer, *v1alpha1.VirtualServerList]
+	reportClient = resource[*v1alpha1.NodeReport, *v1alpha1.NodeReportList]
+	leaseClient  = resource[*coordinationv1.Lease, *coordinationv1.LeaseList]
+	eventClient  = resource[*eventsv1.Event, *eventsv1.EventList]
 )
 
 // clients are of the few resources that this package uses. The ready-made client set, which client-go's own election and
@@ -101,14 +100,28 @@ func newClients(config *rest.Config) (*clients, error) {
 	return c, nil
 }
 
+func (c *clients) servers(namespace string) *serverClient {
+	return &serverClient{c.pointsman, "virtualservers", namespace,
+		func() *v1alpha1.VirtualServer { return &v1alpha1.VirtualServer{} },
+		func() *v1alpha1.VirtualServerList { return &v1alpha1.VirtualServerList{} }}
+}
+
+func (c *clients) reports() *reportClient {
+	return &reportClient{c.pointsman, "nodereports", "",
+		func() *v1alpha1.NodeReport { return &v1alpha1.NodeReport{} },
+		func() *v1alpha1.NodeReportList { return &v1alpha1.NodeReportList{} }}
+}
+
 func (c *clients) leases(namespace string) *leaseClient {
-	return gentype.NewClientWithList("leases", c.coordination, runtime.NewParameterCodec(scheme), namespace,
+	return &leaseClient{c.coordination, "leases", namespace,
 		func() *coordinationv1.Lease { return &coordinationv1.Lease{} },
-		func() *coordinationv1.LeaseList { return &coordinationv1.LeaseList{} })
+		func() *coordinationv1.LeaseList { return &coordinationv1.LeaseList{} }}
 }
 
 func (c *clients) eventsIn(namespace string) *eventClient {
-	return gentype.NewClient("events", c.events, runtime.NewParameterCodec(scheme), namespace, func() *eventsv1.Event { return &eventsv1.Event{} })
+	return &eventClient{c.events, "events", namespace,
+		func() *eventsv1.Event { return &eventsv1.Event{} },
+		func() *eventsv1.EventList { return &eventsv1.EventList{} }}
 }
 
 // nodeUID is the one thing that we want of a Node. It asks for the metadata, and takes a whole Node too.
@@ -127,18 +140,6 @@ func (c *clients) nodeUID(ctx context.Context, name string) (types.UID, error) {
 		return "", fmt.Errorf("reading Node %s: %w", name, err)
 	}
 	return node.Metadata.UID, nil
-}
-
-func (c *clients) servers(namespace string) *serverClient {
-	return gentype.NewClientWithList("virtualservers", c.pointsman, runtime.NewParameterCodec(scheme), namespace,
-		func() *v1alpha1.VirtualServer { return &v1alpha1.VirtualServer{} },
-		func() *v1alpha1.VirtualServerList { return &v1alpha1.VirtualServerList{} })
-}
-
-func (c *clients) reports() *reportClient {
-	return gentype.NewClientWithList("nodereports", c.pointsman, runtime.NewParameterCodec(scheme), "",
-		func() *v1alpha1.NodeReport { return &v1alpha1.NodeReport{} },
-		func() *v1alpha1.NodeReportList { return &v1alpha1.NodeReportList{} })
 }
 
 // watched is a resource that can be listed and watched.
