@@ -31,6 +31,8 @@ type client struct {
 	host            string
 	core, discovery rest.Interface
 	own             rest.Interface // VirtualServers
+	names           *names
+	slices          sliceReader
 	parameters      runtime.ParameterCodec
 }
 
@@ -38,6 +40,7 @@ func newClient(config *rest.Config, nodeName string) (*client, error) {
 	config = rest.CopyConfig(config)
 	config.UserAgent = "pointsman (" + nodeName + ")"
 	config.QPS, config.Burst = 20, 40
+	config.DisableCompression = true // which costs each node, and the API server for each node, more than the network
 	shared, err := rest.HTTPClientFor(config)
 	if err != nil {
 		return nil, fmt.Errorf("making a client of the API server %s: %w", config.Host, err)
@@ -60,7 +63,8 @@ func newClient(config *rest.Config, nodeName string) (*client, error) {
 		c.ContentType, c.AcceptContentTypes = "", accept
 		return rest.RESTClientForConfigAndClient(c, shared)
 	}
-	c := &client{host: config.Host, parameters: runtime.NewParameterCodec(scheme)}
+	c := &client{host: config.Host, parameters: runtime.NewParameterCodec(scheme), names: &names{}}
+	c.slices = sliceReader{names: c.names, source: c.String()}
 	if c.core, err = typed(corev1.SchemeGroupVersion, "/api", protobuf+","+runtime.ContentTypeJSON); err == nil {
 		c.discovery, err = typed(discoveryv1.SchemeGroupVersion, "/apis", protobuf+","+runtime.ContentTypeJSON)
 	}
@@ -73,6 +77,8 @@ func newClient(config *rest.Config, nodeName string) (*client, error) {
 	return c, nil
 }
 
+func (c *client) String() string { return "Kubernetes API server " + c.host }
+
 // reader is how one kind of object is listed and watched.
 type reader struct {
 	list  func(context.Context, metav1.ListOptions) (runtime.Object, error)
@@ -81,10 +87,6 @@ type reader struct {
 
 func (c *client) services() reader {
 	return c.labelled(c.core, "services", func() runtime.Object { return &corev1.ServiceList{} })
-}
-
-func (c *client) endpointSlices() reader {
-	return c.labelled(c.discovery, "endpointslices", func() runtime.Object { return &discoveryv1.EndpointSliceList{} })
 }
 
 func (c *client) labelled(r rest.Interface, resource string, newList func() runtime.Object) reader {
