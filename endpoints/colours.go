@@ -6,17 +6,16 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
 
 // colourFunc is the colour of an endpoint of a slice, or "".
-type colourFunc func(slice EndpointSlice, e *discoveryv1.Endpoint) string
+type colourFunc func(slice *EndpointSlice, e *SliceEndpoint) string
 
 // colourOf takes the slice's own label first: its author meant the whole slice. Only then is the Pod
 // asked, if there is anyone to ask.
 func colourOf(label string, podColour PodColour) colourFunc {
-	return func(slice EndpointSlice, e *discoveryv1.Endpoint) string {
+	return func(slice *EndpointSlice, e *SliceEndpoint) string {
 		if colour := slice.Labels[label]; colour != "" {
 			return colour
 		}
@@ -29,11 +28,8 @@ func colourOf(label string, podColour PodColour) colourFunc {
 
 // podOf is the Pod that an endpoint names. A slice's endpoints are of its own namespace, whatever a
 // hand-written reference says.
-func podOf(slice EndpointSlice, e *discoveryv1.Endpoint) (types.NamespacedName, bool) {
-	if e.TargetRef == nil || e.TargetRef.Kind != "Pod" || e.TargetRef.Name == "" {
-		return types.NamespacedName{}, false
-	}
-	return types.NamespacedName{Namespace: slice.Namespace, Name: e.TargetRef.Name}, true
+func podOf(slice *EndpointSlice, e *SliceEndpoint) (types.NamespacedName, bool) {
+	return types.NamespacedName{Namespace: slice.Namespace, Name: e.Pod}, e.Pod != ""
 }
 
 // found is an endpoint and where it was found.
@@ -77,7 +73,8 @@ func portEndpoints(of []EndpointSlice, name string, protocol corev1.Protocol, co
 // collect lists the endpoints of every slice port that the Service port matches.
 func collect(of []EndpointSlice, name string, protocol corev1.Protocol, colour colourFunc) []found {
 	var out []found
-	for at, slice := range of {
+	for at := range of {
+		slice := &of[at]
 		port, ok := slicePort(slice, name, protocol)
 		if !ok {
 			continue
@@ -85,29 +82,18 @@ func collect(of []EndpointSlice, name string, protocol corev1.Protocol, colour c
 		out = slices.Grow(out, len(slice.Endpoints))
 		for i := range slice.Endpoints {
 			e := &slice.Endpoints[i]
-			if len(e.Addresses) == 0 {
-				continue
-			}
-			addr, err := netip.ParseAddr(e.Addresses[0]) // the API gives no meaning to further ones
-			if err != nil {
-				continue
-			}
 			out = append(out, found{slice: at, Endpoint: Endpoint{
-				Addr: addr.Unmap(), Port: port, Colour: colour(slice, e), Node: valueOr(e.NodeName, ""),
-				Ready:       valueOr(e.Conditions.Ready, true),
-				Serving:     valueOr(e.Conditions.Serving, true),
-				Terminating: valueOr(e.Conditions.Terminating, false),
+				Addr: e.Addr, Port: port, Colour: colour(slice, e), Node: e.Node, Ready: e.Ready, Serving: e.Serving, Terminating: e.Terminating,
 			}})
 		}
 	}
 	return out
 }
 
-func slicePort(slice EndpointSlice, name string, protocol corev1.Protocol) (uint16, bool) {
-	for i := range slice.Ports {
-		p := &slice.Ports[i]
-		if valueOr(p.Name, "") == name && protocolOr(valueOr(p.Protocol, "")) == protocol && p.Port != nil && *p.Port > 0 && *p.Port <= 65535 {
-			return uint16(*p.Port), true
+func slicePort(slice *EndpointSlice, name string, protocol corev1.Protocol) (uint16, bool) {
+	for _, p := range slice.Ports {
+		if p.Name == name && p.Protocol == protocol {
+			return p.Port, true
 		}
 	}
 	return 0, false
@@ -169,7 +155,7 @@ func (c *conflicts) add(kept, other found) {
 func (c *conflicts) errors(of []EndpointSlice, server types.NamespacedName) []SourceError {
 	var out []SourceError
 	for pair, e := range c.first {
-		kept, other := of[pair[0]], of[pair[1]]
+		kept, other := &of[pair[0]], &of[pair[1]]
 		more := ""
 		if n := c.count[pair] - 1; n > 0 {
 			more = fmt.Sprintf(" (and %d more)", n)

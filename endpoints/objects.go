@@ -4,7 +4,6 @@ import (
 	"cmp"
 
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/pointsman/pointsman/api/v1alpha1"
@@ -35,12 +34,6 @@ type VirtualServer struct {
 	UID        types.UID
 	// Invalid, when not nil, says what is wrong with it. It is refused so, and need not be valid then.
 	Invalid *Refusal
-}
-
-// EndpointSlice is a slice and the source that errors about it name.
-type EndpointSlice struct {
-	*discoveryv1.EndpointSlice
-	Source string
 }
 
 // Key is the VirtualServer's name.

@@ -25,7 +25,7 @@ func objects(t testing.TB, text string) Objects {
 		o.VirtualServers = append(o.VirtualServers, VirtualServer{VirtualServer: vs, Digest: file.Digest})
 	}
 	for _, slice := range file.EndpointSlices {
-		o.EndpointSlices = append(o.EndpointSlices, EndpointSlice{slice, "m.yaml"})
+		o.EndpointSlices = append(o.EndpointSlices, NewEndpointSlice(slice, "m.yaml"))
 	}
 	return o
 }
@@ -310,7 +310,7 @@ func world(services, endpoints int) Objects {
 			for e := range endpoints / 2 {
 				s.Endpoints = append(s.Endpoints, discoveryv1.Endpoint{Addresses: []string{fmt.Sprintf("10.%d.%d.%d", i/250, i%250, 1+c*100+e)}})
 			}
-			o.EndpointSlices = append(o.EndpointSlices, EndpointSlice{s, "m.yaml"})
+			o.EndpointSlices = append(o.EndpointSlices, NewEndpointSlice(s, "m.yaml"))
 		}
 	}
 	return o

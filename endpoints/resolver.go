@@ -159,13 +159,13 @@ func (r *Resolver) SetSlice(slice EndpointSlice) {
 	b := r.backing(of)
 	at, found := b.find(slice.Name)
 	if found {
-		r.forgetPods(b, b.slices[at])
+		r.forgetPods(b, &b.slices[at])
 		b.slices[at] = slice
 	} else {
 		b.slices = slices.Insert(b.slices, at, slice)
 	}
 	r.slices[key] = b
-	r.eachPod(slice, func(pod types.NamespacedName) { r.pods[pod] = append(r.pods[pod], b) })
+	r.eachPod(&slice, func(pod types.NamespacedName) { r.pods[pod] = append(r.pods[pod], b) })
 	r.touch(b)
 }
 
@@ -191,7 +191,7 @@ func (r *Resolver) DeleteSlice(key types.NamespacedName) {
 		return
 	}
 	slice := b.slices[at]
-	r.forgetPods(b, slice)
+	r.forgetPods(b, &slice)
 	b.slices = slices.Delete(b.slices, at, at+1)
 	r.touch(b)
 	r.tidy(types.NamespacedName{Namespace: slice.Namespace, Name: slice.Labels[discoveryv1.LabelServiceName]}, b)
@@ -210,7 +210,7 @@ func (b *backing) find(name string) (int, bool) {
 	return slices.BinarySearchFunc(b.slices, name, func(s EndpointSlice, name string) int { return cmp.Compare(s.Name, name) })
 }
 
-func (r *Resolver) eachPod(slice EndpointSlice, do func(types.NamespacedName)) {
+func (r *Resolver) eachPod(slice *EndpointSlice, do func(types.NamespacedName)) {
 	if r.podColour == nil {
 		return
 	}
@@ -221,7 +221,7 @@ func (r *Resolver) eachPod(slice EndpointSlice, do func(types.NamespacedName)) {
 	}
 }
 
-func (r *Resolver) forgetPods(b *backing, slice EndpointSlice) {
+func (r *Resolver) forgetPods(b *backing, slice *EndpointSlice) {
 	r.eachPod(slice, func(pod types.NamespacedName) {
 		of := r.pods[pod]
 		if at := slices.Index(of, b); at >= 0 {

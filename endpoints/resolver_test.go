@@ -112,7 +112,7 @@ func (s *state) step(rt *rapid.T) {
 			}
 			slice.Endpoints = append(slice.Endpoints, e)
 		}
-		s.slices[key] = EndpointSlice{slice, "s"}
+		s.slices[key] = NewEndpointSlice(slice, "s")
 		s.resolver.SetSlice(s.slices[key])
 	case "pod":
 		key := name(rt, "p", 4)
@@ -180,8 +180,8 @@ func fill(o Objects) (*Resolver, map[types.NamespacedName]string) {
 	}
 	for _, slice := range o.EndpointSlices {
 		for i := range slice.Endpoints {
-			pod := types.NamespacedName{Namespace: slice.Namespace, Name: slice.Endpoints[i].Addresses[0]}
-			slice.Endpoints[i].TargetRef = &corev1.ObjectReference{Kind: "Pod", Name: pod.Name}
+			pod := types.NamespacedName{Namespace: slice.Namespace, Name: slice.Endpoints[i].Addr.String()}
+			slice.Endpoints[i].Pod = pod.Name
 			pods[pod] = slice.Labels["version"]
 		}
 		delete(slice.Labels, "version")
@@ -198,7 +198,7 @@ func TestResolverShares(t *testing.T) {
 	o := world(3, 4)
 	r, pods := fill(o)
 	before := r.Snapshot()
-	pod := types.NamespacedName{Namespace: "default", Name: o.EndpointSlices[2].Endpoints[0].Addresses[0]}
+	pod := types.NamespacedName{Namespace: "default", Name: o.EndpointSlices[2].Endpoints[0].Addr.String()}
 	pods[pod] = "v3"
 	assert.True(t, r.PodChanged(pod))
 	after := r.Snapshot()
@@ -222,11 +222,10 @@ func BenchmarkResolver(b *testing.B) {
 	for b.Loop() {
 		ready = !ready
 		was := r.last
-		changed := *slice.EndpointSlice
+		changed := slice
 		changed.Endpoints = slices.Clone(changed.Endpoints)
-		changed.Endpoints[0].Conditions.Ready = new(bool)
-		*changed.Endpoints[0].Conditions.Ready = ready
-		r.SetSlice(EndpointSlice{&changed, "s"})
+		changed.Endpoints[0].Ready = ready
+		r.SetSlice(changed)
 		if r.Snapshot() == was {
 			b.Fatal("nothing changed")
 		}

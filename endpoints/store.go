@@ -208,7 +208,7 @@ func (s *store) snapshot() *Snapshot {
 		}
 		o.Services = append(o.Services, f.accepted.Services...)
 		for _, slice := range f.accepted.EndpointSlices {
-			o.EndpointSlices = append(o.EndpointSlices, EndpointSlice{slice, path})
+			o.EndpointSlices = append(o.EndpointSlices, NewEndpointSlice(slice, path))
 		}
 	}
 	snap := Resolve(o).WithErrors(append(errs, s.usefulOldErrors()...)...)

@@ -50,6 +50,19 @@ func BenchmarkKernelApply(b *testing.B) {
 		}
 		perChange(b)
 	})
+	// What it costs that each change is counted, and told of, while they are made.
+	b.Run("counted", func(b *testing.B) {
+		for range b.N {
+			c := fresh(b)
+			changes, err := ipvs.OpenChanges()
+			require.NoError(b, err)
+			b.StartTimer()
+			require.NoError(b, c.Apply(context.Background(), ops))
+			b.StopTimer()
+			require.NoError(b, changes.Close())
+		}
+		perChange(b)
+	})
 	b.Run("moby", func(b *testing.B) {
 		b.ReportAllocs()
 		for range b.N {

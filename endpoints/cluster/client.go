@@ -12,7 +12,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
-	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
 
 	"github.com/pointsman/pointsman/api/v1alpha1"
@@ -32,14 +31,16 @@ type client struct {
 	host            string
 	core, discovery rest.Interface
 	own             rest.Interface // VirtualServers
+	names           *names
+	slices          sliceReader
 	parameters      runtime.ParameterCodec
-	metadata        metadata.Interface
 }
 
 func newClient(config *rest.Config, nodeName string) (*client, error) {
 	config = rest.CopyConfig(config)
 	config.UserAgent = "pointsman (" + nodeName + ")"
 	config.QPS, config.Burst = 20, 40
+	config.DisableCompression = true // which costs each node, and the API server for each node, more than the network
 	shared, err := rest.HTTPClientFor(config)
 	if err != nil {
 		return nil, fmt.Errorf("making a client of the API server %s: %w", config.Host, err)
@@ -52,6 +53,9 @@ func newClient(config *rest.Config, nodeName string) (*client, error) {
 		scheme.AddKnownTypes(gv, objects...)
 		metav1.AddToGroupVersion(scheme, gv)
 	}
+	if err := metav1.AddMetaToScheme(scheme); err != nil { // Pods are read as metadata alone
+		return nil, err
+	}
 	codecs := serializer.NewCodecFactory(scheme).WithoutConversion()
 	typed := func(gv schema.GroupVersion, path, accept string) (rest.Interface, error) {
 		c := rest.CopyConfig(config)
@@ -59,21 +63,21 @@ func newClient(config *rest.Config, nodeName string) (*client, error) {
 		c.ContentType, c.AcceptContentTypes = "", accept
 		return rest.RESTClientForConfigAndClient(c, shared)
 	}
-	c := &client{host: config.Host, parameters: runtime.NewParameterCodec(scheme)}
+	c := &client{host: config.Host, parameters: runtime.NewParameterCodec(scheme), names: &names{}}
+	c.slices = sliceReader{names: c.names, source: c.String()}
 	if c.core, err = typed(corev1.SchemeGroupVersion, "/api", protobuf+","+runtime.ContentTypeJSON); err == nil {
 		c.discovery, err = typed(discoveryv1.SchemeGroupVersion, "/apis", protobuf+","+runtime.ContentTypeJSON)
 	}
 	if err == nil {
 		c.own, err = typed(v1alpha1.GroupVersion, "/apis", runtime.ContentTypeJSON)
 	}
-	if err == nil {
-		c.metadata, err = metadata.NewForConfigAndClient(config, shared)
-	}
 	if err != nil {
 		return nil, fmt.Errorf("making a client of the API server %s: %w", config.Host, err)
 	}
 	return c, nil
 }
+
+func (c *client) String() string { return "Kubernetes API server " + c.host }
 
 // reader is how one kind of object is listed and watched.
 type reader struct {
@@ -83,10 +87,6 @@ type reader struct {
 
 func (c *client) services() reader {
 	return c.labelled(c.core, "services", func() runtime.Object { return &corev1.ServiceList{} })
-}
-
-func (c *client) endpointSlices() reader {
-	return c.labelled(c.discovery, "endpointslices", func() runtime.Object { return &discoveryv1.EndpointSliceList{} })
 }
 
 func (c *client) labelled(r rest.Interface, resource string, newList func() runtime.Object) reader {
@@ -103,17 +103,26 @@ func (c *client) labelled(r rest.Interface, resource string, newList func() runt
 	}
 }
 
+// metadataAs is what the API server is to send in the place of a kind: the metadata alone.
+func metadataAs(kind string) string {
+	as := ";as=" + kind + ";g=" + metav1.GroupName + ";v=" + metav1.SchemeGroupVersion.Version
+	return protobuf + as + "," + runtime.ContentTypeJSON + as
+}
+
 // pods are those that carry the label, whatever its value.
 func (c *client) pods(label string) reader {
-	r := c.metadata.Resource(corev1.SchemeGroupVersion.WithResource("pods"))
+	get := func(o metav1.ListOptions, as string) *rest.Request {
+		o.LabelSelector = label
+		return c.core.Get().Resource("pods").SetHeader("Accept", metadataAs(as)).VersionedParams(&o, c.parameters)
+	}
 	return reader{
 		list: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-			o.LabelSelector = label
-			return r.List(ctx, o)
+			list := &metav1.PartialObjectMetadataList{}
+			return list, get(o, "PartialObjectMetadataList").Do(ctx).Into(list)
 		},
 		watch: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-			o.LabelSelector = label
-			return r.Watch(ctx, o)
+			o.Watch = true
+			return get(o, "PartialObjectMetadata").Watch(ctx)
 		},
 	}
 }

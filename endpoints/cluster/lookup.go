@@ -88,7 +88,7 @@ func (s *Source) lookedUp(name types.NamespacedName, svc *corev1.Service, err er
 	delete(s.health.refused, call)
 	switch {
 	case err == nil:
-		_, _ = trimService(svc)
+		_, _ = s.client.trimService(svc)
 		s.resolver.SetService(svc)
 	case apierrors.IsNotFound(err):
 		s.resolver.ServiceGone(name)

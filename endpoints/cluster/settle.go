@@ -5,7 +5,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/pointsman/pointsman/endpoints"
@@ -47,7 +46,7 @@ func (s *Source) removeService(key types.NamespacedName) {
 
 func (s *Source) setSlice(key types.NamespacedName, obj any) {
 	delete(s.leftSlices, key)
-	s.resolver.SetSlice(endpoints.EndpointSlice{EndpointSlice: obj.(*discoveryv1.EndpointSlice), Source: s.String()})
+	s.resolver.SetSlice(obj.(*slice).of)
 	s.wake()
 }
 

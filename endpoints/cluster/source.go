@@ -11,7 +11,6 @@ import (
 
 	"github.com/sirupsen/logrus"
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 
@@ -93,9 +92,9 @@ func New(config *rest.Config, o Options) (*Source, error) {
 	s.saved.patience = savePatience
 	s.servers = s.newStore("virtualservers.pointsman.io", func(obj any) (any, error) { return obj, nil })
 	s.servers.set, s.servers.remove = s.setServer, s.removeServer
-	s.services = s.newStore("services", trimService)
+	s.services = s.newStore("services", c.trimService)
 	s.services.set, s.services.remove = s.setService, s.removeService
-	s.slices = s.newStore("endpointslices.discovery.k8s.io", trimSlice)
+	s.slices = s.newStore("endpointslices.discovery.k8s.io", func(obj any) (any, error) { return obj, nil })
 	s.slices.set, s.slices.remove = s.setSlice, s.removeSlice
 	return s, nil
 }
@@ -113,7 +112,7 @@ func (s *Source) Changed() <-chan struct{} { return s.out.Changed() }
 // Failures counts the errors found since the start.
 func (s *Source) Failures() uint64 { return s.out.Failures() }
 
-func (s *Source) String() string { return "Kubernetes API server " + s.client.host }
+func (s *Source) String() string { return s.client.String() }
 
 // Run watches until ctx is done; it returns nil then. Nothing that happens to the API server ends it.
 func (s *Source) Run(ctx context.Context) error {
@@ -131,7 +130,7 @@ func (s *Source) Run(ctx context.Context) error {
 	}
 	running.Go(func() { s.servers.run(ctx, s.client.virtualServers(), &declared{}) })
 	running.Go(func() { s.services.run(ctx, s.client.services(), &corev1.Service{}) })
-	running.Go(func() { s.slices.run(ctx, s.client.endpointSlices(), &discoveryv1.EndpointSlice{}) })
+	running.Go(func() { s.slices.run(ctx, s.client.endpointSlices(), &slice{}) })
 	running.Go(func() { s.lookups(ctx) })
 	// Ends after follow, or what that published last would be kept by nobody.
 	keeping, kept := context.WithCancel(context.WithoutCancel(ctx))

@@ -130,16 +130,21 @@ func (c *client) virtualServers() reader {
 		},
 		watch: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 			o.Watch = true
-			body, err := get(o).Stream(ctx)
-			switch {
-			case err == nil:
-				return watch.NewStreamWatcherWithLogger(klog.FromContext(ctx), newEvents(body), apierrors.NewClientErrorReporter(http.StatusInternalServerError, "GET", "WatchDecoding")), nil
-			case utilnet.IsProbableEOF(err), utilnet.IsTimeout(err):
-				return watch.NewEmptyWatch(), nil // as client-go's own: what was begun is tried again at once
-			}
-			return nil, err
+			return stream(ctx, get(o), func(body io.ReadCloser) watch.Decoder { return newEvents(body) })
 		},
 	}
+}
+
+// stream begins a watch that is read by a decoder of our own.
+func stream(ctx context.Context, get *rest.Request, decoder func(io.ReadCloser) watch.Decoder) (watch.Interface, error) {
+	body, err := get.Stream(ctx)
+	switch {
+	case err == nil:
+		return watch.NewStreamWatcherWithLogger(klog.FromContext(ctx), decoder(body), apierrors.NewClientErrorReporter(http.StatusInternalServerError, "GET", "WatchDecoding")), nil
+	case utilnet.IsProbableEOF(err), utilnet.IsTimeout(err):
+		return watch.NewEmptyWatch(), nil // as client-go's own: what was begun is tried again at once
+	}
+	return nil, err
 }
 
 func readList(text []byte) (*declaredList, error) {

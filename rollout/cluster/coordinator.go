@@ -2,13 +2,13 @@ package cluster
 
 import (
 	"context"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/uuid"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/events"
 
 	"github.com/pointsman/pointsman/endpoints"
 )
@@ -33,7 +33,7 @@ type Coordinator struct {
 	snapshot atomic.Pointer[endpoints.Snapshot]
 	wake     chan struct{}
 	leading  atomic.Bool
-	recorder events.EventRecorder
+	recorder *recorder
 
 	leadFor, leadDeadline, leadRetry time.Duration
 }
@@ -75,16 +75,12 @@ func (c *Coordinator) Healthy() error { return c.health.err() }
 // Run stands for election, and leads when it is elected, until ctx ends. Leadership is given up then.
 func (c *Coordinator) Run(ctx context.Context) error {
 	ctx = quiet(ctx)
-	broadcaster := events.NewBroadcaster(&events.EventSinkImpl{Interface: c.clients.events})
-	defer broadcaster.Shutdown()
-	if err := broadcaster.StartRecordingToSinkWithContext(ctx); err != nil {
-		return err
-	}
-	c.recorder = broadcaster.NewRecorder(scheme, "pointsman")
+	c.recorder = newRecorder(c.clients, c.opts)
+	var recording sync.WaitGroup
+	recording.Go(func() { c.recorder.run(ctx) })
+	defer recording.Wait()
 	for ctx.Err() == nil {
-		if err := c.stand(ctx, c.lead); err != nil {
-			return err
-		}
+		c.stand(ctx, c.lead)
 	}
 	return nil
 }

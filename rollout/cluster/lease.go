@@ -47,7 +47,7 @@ func (r *Reporter) renew(ctx context.Context) {
 func (r *Reporter) renewOnce(ctx context.Context, lease *coordinationv1.Lease) (*coordinationv1.Lease, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	leases, name := r.clients.leases.Leases(r.opts.Namespace), nodeLeaseName(r.opts.NodeName)
+	leases, name := r.clients.leases(r.opts.Namespace), nodeLeaseName(r.opts.NodeName)
 	for range 3 { // a lease that changed or went is read, and made, at once
 		var err error
 		if lease == nil {

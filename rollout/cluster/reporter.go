@@ -244,12 +244,11 @@ func (r *Reporter) reread(ctx context.Context) error {
 func (r *Reporter) owner(ctx context.Context) []metav1.OwnerReference {
 	uid := r.opts.NodeUID
 	if uid == "" {
-		n, err := r.clients.nodes.Nodes().Get(ctx, r.opts.NodeName, metav1.GetOptions{})
-		if err != nil {
+		var err error
+		if uid, err = r.clients.nodeUID(ctx, r.opts.NodeName); err != nil {
 			r.opts.Log.WithError(err).WithField("node", r.opts.NodeName).Debug("the Node object cannot be had; nothing goes with it")
 			return nil
 		}
-		uid = n.UID
 	}
 	return []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: r.opts.NodeName, UID: uid}}
 }

@@ -85,7 +85,7 @@ func (t *term) run(ctx context.Context) {
 	inform(watching(clients.reports(), "NodeReports", h, everything), &v1alpha1.NodeReport{},
 		func(o any) { t.reported(o.(*v1alpha1.NodeReport).Name, o.(*v1alpha1.NodeReport)) },
 		func(o any) { t.reported(o.(*v1alpha1.NodeReport).Name, nil) })
-	inform(watching(clients.leases.Leases(t.c.opts.Namespace), "the nodes' leases", h, nodeLeasesOnly), &coordinationv1.Lease{},
+	inform(watching(clients.leases(t.c.opts.Namespace), "the nodes' leases", h, nodeLeasesOnly), &coordinationv1.Lease{},
 		func(o any) { t.addAllIf(t.board.renewed(o.(*coordinationv1.Lease), time.Now())) },
 		func(o any) { t.addAllIf(t.board.released(o.(*coordinationv1.Lease))) })
 	t.observe(t.c.snapshot.Load())
@@ -211,10 +211,9 @@ func (t *term) write(ctx context.Context, key types.NamespacedName) error {
 	}
 	t.written.Mutation(next)
 	t.want(key, wants, server, &status, now)
-	// Only of what this one wrote, so that each is told once; and of the version that it wrote, since
-	// client-go would fold a second "Switched" of the same object into the first and lose where to.
+	// Only of what this one wrote, so that each is told once.
 	for _, e := range eventsBetween(vs, &vs.Status, &status) {
-		t.c.recorder.Eventf(next, nil, e.kind, e.reason, e.action, "%s", e.note)
+		t.c.recorder.tell(next, e)
 	}
 	return nil
 }

@@ -1,0 +1,74 @@
+package cluster
+
+import (
+	"sync"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// names has each string once in memory, however many objects have it: namespaces, nodes, labels. What unique.Make
+// gives is the same only until garbage is collected.
+type names struct {
+	mu  sync.Mutex
+	all map[string]string
+}
+
+const maxNames = 1 << 14
+
+// of is the string of some bytes. It makes a new one only of what it does not know.
+func (n *names) of(b []byte) string {
+	if len(b) == 0 {
+		return ""
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if s, ok := n.all[string(b)]; ok {
+		return s
+	}
+	return n.add(string(b))
+}
+
+func (n *names) ofString(s string) string {
+	if s == "" {
+		return ""
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if known, ok := n.all[s]; ok {
+		return known
+	}
+	return n.add(s)
+}
+
+func (n *names) add(s string) string {
+	if n.all == nil || len(n.all) >= maxNames {
+		n.all = map[string]string{} // those of objects that are long gone are kept by nobody
+	}
+	n.all[s] = s
+	return s
+}
+
+func (n *names) ofMap(m map[string]string) map[string]string {
+	if m == nil {
+		return nil
+	}
+	out := make(map[string]string, len(m))
+	for k, v := range m {
+		out[n.ofString(k)] = n.ofString(v)
+	}
+	return out
+}
+
+// trimMeta leaves what is read of an object's metadata. It says whether it has seen the object before: while the first lists are streamed, each
+// object is given to a trim twice.
+func (n *names) trimMeta(m *metav1.ObjectMeta) (seen bool) {
+	if m.ManagedFields != nil && len(m.ManagedFields) == 0 {
+		return true
+	}
+	*m = metav1.ObjectMeta{
+		Name: m.Name, Namespace: n.ofString(m.Namespace), Labels: n.ofMap(m.Labels), ResourceVersion: m.ResourceVersion,
+		UID: m.UID, Generation: m.Generation,
+		ManagedFields: []metav1.ManagedFieldsEntry{}, // which no object has that was decoded
+	}
+	return false
+}

@@ -1,0 +1,149 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+)
+
+func candidate(t *testing.T, s *apiServer, identity string) *election {
+	log, _ := quietLog()
+	c, err := newClients(s.config())
+	require.NoError(t, err)
+	return &election{leases: c.leases(DefaultNamespace), identity: identity, term: 2 * time.Second, deadline: time.Second, retry: 20 * time.Millisecond, health: &health{log: log}}
+}
+
+func (e *election) try(t *testing.T) bool {
+	t.Helper()
+	ours, err := e.attempt(context.Background(), soon)
+	require.NoError(t, err)
+	return ours
+}
+
+func coordinatorsLease(t *testing.T, s *apiServer) coordinationv1.LeaseSpec {
+	var l coordinationv1.Lease
+	require.True(t, s.read(t, "leases", DefaultNamespace, coordinatorLease, &l))
+	return l.Spec
+}
+
+func held(holder string, at time.Time, seconds int32) *coordinationv1.Lease {
+	when := metav1.NewMicroTime(at)
+	return &coordinationv1.Lease{
+		ObjectMeta: metav1.ObjectMeta{Namespace: DefaultNamespace, Name: coordinatorLease},
+		Spec: coordinationv1.LeaseSpec{
+			HolderIdentity: &holder, LeaseDurationSeconds: &seconds, AcquireTime: &when, RenewTime: &when, LeaseTransitions: ptr.To[int32](7),
+		},
+	}
+}
+
+// Whatever time a Lease names, it is held for its duration from when we saw it change.
+func TestElectionGoesByItsOwnClock(t *testing.T) {
+	for name, skew := range map[string]time.Duration{"slow by a day": -24 * time.Hour, "fast by a day": 24 * time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			s := newAPIServer(t)
+			s.apply(t, "leases", held("a", time.Now().Add(skew), 3600))
+			e := candidate(t, s, "b")
+			require.False(t, e.try(t), "it was just seen")
+			e.recordedAt = time.Now().Add(-3599 * time.Second)
+			require.False(t, e.try(t))
+			s.apply(t, "leases", held("a", time.Now().Add(skew+time.Second), 3600))
+			require.False(t, e.try(t))
+			e.recordedAt = e.recordedAt.Add(-time.Minute)
+			require.False(t, e.try(t), "it was renewed, which counts anew")
+			e.recordedAt = e.recordedAt.Add(-time.Hour)
+			require.True(t, e.try(t), "it was not renewed for as long as it said")
+			got := coordinatorsLease(t, s)
+			require.Equal(t, "b", *got.HolderIdentity)
+			require.Equal(t, int32(2), *got.LeaseDurationSeconds)
+			require.Equal(t, int32(8), *got.LeaseTransitions)
+		})
+	}
+}
+
+// Of two that see it free at once, one gets it.
+func TestElectionOfTwo(t *testing.T) {
+	s := newAPIServer(t)
+	s.apply(t, "leases", held("", time.Now(), 1))
+	a, b := candidate(t, s, "a"), candidate(t, s, "b")
+	ctx := context.Background()
+	require.NoError(t, a.read(ctx))
+	require.NoError(t, b.read(ctx))
+	require.NoError(t, a.write(ctx, time.Now()))
+	require.Error(t, b.write(ctx, time.Now()), "over a version that is gone")
+	require.False(t, b.try(t))
+	before := coordinatorsLease(t, s)
+	reads := s.count("get leases")
+	require.True(t, a.try(t))
+	require.Equal(t, reads, s.count("get leases"), "who leads does not read")
+	after := coordinatorsLease(t, s)
+	require.True(t, before.AcquireTime.Equal(after.AcquireTime))
+	require.Equal(t, before.LeaseTransitions, after.LeaseTransitions)
+	require.True(t, before.RenewTime.Before(after.RenewTime))
+	a.release(ctx)
+	require.True(t, b.try(t), "given up")
+	a.release(ctx)
+	require.Equal(t, "b", *coordinatorsLease(t, s).HolderIdentity, "and not ours to give up any more")
+}
+
+// A leader whose Lease is another's ends its term at once; so it does when it cannot renew for its deadline.
+func TestElectionLost(t *testing.T) {
+	cases := map[string]func(t *testing.T, s *apiServer){
+		"taken": func(t *testing.T, s *apiServer) { s.apply(t, "leases", held("b", time.Now(), 3600)) },
+		"refused": func(t *testing.T, s *apiServer) {
+			s.setRefuse(func(string, string) error { return apierrors.NewInternalError(errors.New("etcd is gone")) })
+		},
+	}
+	for name, lose := range cases {
+		t.Run(name, func(t *testing.T) {
+			s := newAPIServer(t)
+			c := coordinator(t, s, "a")
+			var ended error
+			c.stand(context.Background(), func(term context.Context) {
+				lose(t, s)
+				<-term.Done()
+				ended = term.Err()
+			})
+			require.ErrorIs(t, ended, context.Canceled)
+			if name == "taken" {
+				require.Equal(t, "b", *coordinatorsLease(t, s).HolderIdentity)
+			}
+			s.setRefuse(nil)
+		})
+	}
+}
+
+// A Lease that was deleted, or never was, is made.
+func TestElectionMakesItsLease(t *testing.T) {
+	s := newAPIServer(t)
+	e := candidate(t, s, "a")
+	require.True(t, e.try(t))
+	s.remove("leases", DefaultNamespace, coordinatorLease)
+	require.True(t, e.try(t))
+	require.Equal(t, "a", *coordinatorsLease(t, s).HolderIdentity)
+	require.Equal(t, 2, s.count("create leases"))
+}
+
+// An API server that does not answer is asked again, and loses nothing to a nameless error.
+func TestElectionWithoutAnswer(t *testing.T) {
+	s := newAPIServer(t)
+	e := candidate(t, s, "a")
+	s.setDown(true)
+	_, err := e.attempt(context.Background(), soon)
+	require.Error(t, err)
+	s.setDown(false)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	_, won := e.acquire(ctx)
+	require.True(t, won)
+	cancel()
+	_, won = e.acquire(ctx)
+	require.False(t, won)
+	require.False(t, errors.Is(e.health.err(), context.Canceled))
+}
