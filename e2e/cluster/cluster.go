@@ -50,7 +50,7 @@ const (
 	nodeHost        = 10  // the first node, in the client network and the uplink
 	firstPodHost    = 10  // of a node's pod network
 	firstClientHost = 100 // the first client, in the client network
-	clients         = 8
+	clients         = 10  // two for each node of five
 )
 
 // Cluster is a cluster that is up: nodes in namespaces, and an API server that knows of them.
@@ -80,8 +80,8 @@ type Node struct {
 }
 
 // New gives the test a cluster of its own, with no object of another test in it, and removes it when
-// the test ends. It has the nodes mast01, node01 and node02. A cluster at a time.
-func New(t *testing.T) *Cluster {
+// the test ends. It has the nodes mast01, node01 and node02, and more when they are named. A cluster at a time.
+func New(t *testing.T, more ...string) *Cluster {
 	t.Helper()
 	Require(t)
 	began := time.Now()
@@ -90,7 +90,7 @@ func New(t *testing.T) *Cluster {
 	c := &Cluster{t: t, Lab: lab.Bare(), folder: t.TempDir()}
 	t.Cleanup(func() { require.NoError(t, c.Lab.Close()) })
 	require.NoError(t, c.connect())
-	require.NoError(t, c.layNetwork(Master, "node01", "node02"))
+	require.NoError(t, c.layNetwork(append([]string{Master, "node01", "node02"}, more...)...))
 	var err error
 	c.kubelet, err = startKubelet(c)
 	require.NoError(t, err)

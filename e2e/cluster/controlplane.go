@@ -38,12 +38,17 @@ var controllers = []string{
 const auditLog = "audit.log"
 
 // auditPolicy has ServiceAccounts of the daemon's namespace written down, whatever they ask for. A watch is
-// told when it begins: it may never end.
+// told when it begins: it may never end. Of a VirtualServer's status what was written is told too: when it was decided
+// is to be known to the millisecond.
 const auditPolicy = `
 apiVersion: audit.k8s.io/v1
 kind: Policy
 omitStages: [RequestReceived]
 rules:
+- level: Request
+  userGroups: ["system:serviceaccounts:pointsman-system"]
+  verbs: [update]
+  resources: [{group: pointsman.io, resources: [virtualservers/status]}]
 - level: Metadata
   userGroups: ["system:serviceaccounts:pointsman-system"]
 - level: None

@@ -16,8 +16,8 @@ import (
 const remoteVariable = "POINTSMAN_CLUSTER_REMOTE"
 
 // remote is the guest's way to say what the control plane is to do: POST to one of
-// /fresh, /apiserver/stop and /apiserver/start, answered when it is done; or /audit, answered with the API
-// server's audit log.
+// /fresh, /apiserver/stop and /apiserver/start, answered when it is done; /audit, answered with the API
+// server's audit log; or /clock, answered with the host's time in nanoseconds since 1970.
 type remote struct {
 	listener net.Listener
 	server   *http.Server
@@ -39,6 +39,9 @@ func serveRemote(plane *ControlPlane) (*remote, error) {
 	mux.Handle("POST /apiserver/start", r.does(plane.Resume))
 	mux.HandleFunc("POST /audit", func(w http.ResponseWriter, request *http.Request) {
 		http.ServeFile(w, request, plane.path(auditLog))
+	})
+	mux.HandleFunc("POST /clock", func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprint(w, time.Now().UnixNano())
 	})
 	r.server = &http.Server{Handler: mux}
 	go func() { _ = r.server.Serve(listener) }()
