@@ -305,7 +305,7 @@ func TestGRPCBrokenServers(t *testing.T) {
 	require.NoError(t, err)
 	s := &http.Server{Protocols: &protocols, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		request, _ := io.ReadAll(r.Body)
-		name := strings.TrimLeft(string(request[5:]), "\n\x00\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c")
+		name := strings.TrimLeft(string(request[5:]), "\x00\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c")
 		w.Header().Set("Content-Type", "application/grpc")
 		status := "0"
 		switch name {

@@ -131,17 +131,21 @@ func TestProberKeepsWhatStays(t *testing.T) {
 	p.Set(target(tcp(), endpoints...))
 	r, _ := p.Result("v2")
 	assert.Equal(t, []int{1, 1}, []int{r.Passed, r.Pending + len(r.Failures)}, "the one that stays is known, the one that went is not counted")
-	endpoints[0] = third // what was handed over is not kept
 	r = await(t, p, "v2", complete)
 	assert.Equal(t, []int{1, 1}, []int{r.Passed, len(r.Failures)})
+	endpoints[0] = third // what was handed over is not kept
+	p.Set(target(tcp(), endpoints...))
+	r, _ = p.Result("v2")
+	assert.Equal(t, []int{0, 1}, []int{r.Passed, len(r.Failures)})
 
 	// Another probe is another target: nothing that was known counts for it.
 	web := get(v1alpha1.HTTPProbe{})
 	p.Set(target(web, second))
+	await(t, p, "v2", complete)
+	web.HTTP.Path = "/another" // nor is the probe kept
+	p.Set(target(web, second))
 	r, _ = p.Result("v2")
 	assert.Equal(t, []int{0, 1}, []int{r.Passed, r.Pending}, "hang never answers, so nothing is known within a second")
-	web.HTTP.Path = "/another" // nor is the probe kept
-	p.Set(target(get(v1alpha1.HTTPProbe{}), second))
 	r = await(t, p, "v2", complete)
 	require.Len(t, r.Failures, 1)
 	assert.Equal(t, "accepts, but an HTTP answer did not come in time", r.Failures[0].Seen)
@@ -213,8 +217,12 @@ func TestProberLeavesNothing(t *testing.T) {
 	time.Sleep(100 * time.Millisecond)
 	assert.Equal(t, n, asked.Load(), "it is still tested")
 
-	p.Set(target(get(v1alpha1.HTTPProbe{}), to, full(t)))
+	p.Set(target(tcp(), full(t)))
+	for begun := false; !begun; { // the test of it is under way
+		begun = runtime.NumGoroutine() >= before+2
+	}
 	p.Close()
+	assert.LessOrEqual(t, runtime.NumGoroutine(), before, "Close has not waited")
 	_, known := p.Result("v2")
 	assert.False(t, known)
 	p.Set(target(tcp(), to))

@@ -26,6 +26,9 @@ func closed(w *probe.Window, n int)  { w.Closed += n }
 func waiting(w *probe.Window, n int) { w.HalfOpen, w.Waiting = w.HalfOpen+n, w.Waiting+n }
 func nothing(*probe.Window, int)     {}
 
+// steady is ended, at a rate that has been the same for so long that as many are forgotten as come.
+func steady(w *probe.Window, n int) { w.Ended += 10 * n }
+
 func (c traffic) window(n int) probe.Window {
 	w := probe.Window{Masquerade: true}
 	w.Conns, w.InPackets, w.OutPackets, w.OutBytes = uint64(n), uint64(n)*c.in, uint64(n)*c.out, uint64(n)*c.bytes
@@ -41,7 +44,9 @@ var healthyTraffic = map[string]traffic{
 	"the client aborts after its answer":   {in: 4, out: 2, bytes: 40 + 32 + 20, state: closed},
 	"a tiny answer without timestamps":     {in: 5, out: 2, bytes: 32 + 20 + 3, state: closed},
 	"a health check that connects":         {in: 4, out: 2, bytes: 40 + 32, state: ended},
+	"the same for hours":                   {in: 4, out: 3, bytes: 40 + 32 + 32, state: steady},
 	"one that connects and aborts":         {in: 3, out: 1, bytes: 40, state: closed},
+	"a scanner's, which it resets":         {in: 2, out: 1, bytes: 24, state: closed},
 	"a scanner's half-open ones":           {in: 2, out: 1, bytes: 24, state: waiting},
 	"a flood of forged SYNs":               {in: 1, out: 1, bytes: 40, state: waiting},
 	"one that is answered again and again": {in: 1, out: 5, bytes: 5 * 40, state: waiting},

@@ -98,10 +98,12 @@ func TestSignsUndoASwitch(t *testing.T) {
 	assert.Empty(t, b.watcher.signsOf(owner, "v1"))
 	require.Len(t, b.watcher.changed, 1)
 	<-b.watcher.changed
-	s := b.declare(t, observedServer("v2", 2)).Server(owner)
-	assert.Equal(t, signs, s.Signs)
+	b.settle()
+	status, err := LoadStatus(b.StateDir)
+	require.NoError(t, err)
+	assert.Equal(t, signs, status.Server(owner).Signs)
 	b.settle() // the rollout is told what was read back
-	s = b.declare(t, observedServer("v2", 2)).Server(owner)
+	s := b.declare(t, observedServer("v2", 2)).Server(owner)
 	assert.Equal(t, "ConnectionsFail", s.Status.Reason, "%+v", s.Status)
 
 	// Another real server has it too: that is no news, and nothing is written for it.
