@@ -33,17 +33,17 @@ func TestReadVirtualServers(t *testing.T) {
 	good := &list.Items[0]
 	require.Equal(t, metav1.ObjectMeta{Name: "myapp", Namespace: "shop", UID: "u1", ResourceVersion: "7", Generation: 3}, good.ObjectMeta)
 
-	vs := declare(good)
+	vs := specs{}.declare(good)
 	require.Nil(t, vs.Invalid)
 	require.Equal(t, types.NamespacedName{Namespace: "shop", Name: "web"}, vs.ServiceKey())
 	require.Equal(t, "v1", vs.Spec.Active)
 	require.Equal(t, "version", vs.Spec.ColourLabel, "defaults are filled in")
 	require.Equal(t, "u1/3", vs.Digest)
 	// One that does not decode is refused by itself, and spoils nothing.
-	vs = declare(&list.Items[1])
+	vs = specs{}.declare(&list.Items[1])
 	require.Equal(t, endpoints.ReasonInvalid, vs.Invalid.Reason)
 	require.Contains(t, vs.Invalid.Message, "spec: service")
-	require.NotNil(t, declare(&list.Items[2]).Invalid)
+	require.NotNil(t, specs{}.declare(&list.Items[2]).Invalid)
 
 	_, err = readList([]byte(`{"items":[{]}`))
 	require.ErrorContains(t, err, "reading the list of VirtualServers")
@@ -90,4 +90,29 @@ func BenchmarkWatchVirtualServers(b *testing.B) {
 			}
 		}
 	}
+}
+
+// What is remembered of other specs changes nothing of what a spec says.
+func TestSpecs(t *testing.T) {
+	texts := []string{
+		`{"service":{"name":"a"},"active":"v1"}`, `{"service":{"name":"b"},"active":"v1"}`, `{"active":"v1","service":{"name":"b"}}`,
+		`{"service":{"name":"b"},"active":"v2"}`, `{"service":{"name":"c"},"active":"v2","switch":{"observe":{"window":"5m"},"steps":[{"weight":5}]}}`,
+		`{"service":{"name":"d"},"active":"v2","switch":{"observe":{"window":"5m"},"steps":[{"weight":5}]}}`,
+		`{"service":{"name":7},"active":"v1"}`, `{"service":"web","active":"v1"}`, `{"service":null,"active":"v1"}`, `{"active":"v1"}`, `null`, `{}`, ``, `[]`,
+		`{"service":{"name":"a"},"active":7}`, `{"service":{"name":"a"},"service":{"name":"b"},"active":"v1"}`, `{"service":{"name":"a","Name":"b"},"active":"v1"}`,
+		`{"service":{"name":"UPPER"},"active":"v1"}`, `{"service":{"name":"a"},"active":"v1"}}`,
+	}
+	remembering := specs{}
+	for range 2 {
+		for _, text := range texts {
+			d := &declared{spec: []byte(text)}
+			if text == "" {
+				d.spec = nil
+			}
+			require.Equal(t, specs(nil).declare(d), remembering.declare(d), text)
+		}
+	}
+	require.NotEmpty(t, remembering)
+	one, two := &declared{spec: []byte(texts[4])}, &declared{spec: []byte(texts[5])}
+	require.Same(t, remembering.declare(one).Spec.Switch.Observe, remembering.declare(two).Spec.Switch.Observe, "in memory once")
 }
