@@ -106,6 +106,15 @@ func BenchmarkKernelRead(b *testing.B) {
 			require.Len(b, list, benchServices)
 		}
 	})
+	b.Run("uncounted", func(b *testing.B) {
+		c.LeaveCounters()
+		b.ReportAllocs()
+		for b.Loop() {
+			list, err := c.Read(context.Background())
+			require.NoError(b, err)
+			require.Len(b, list, benchServices)
+		}
+	})
 	b.Run("moby", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {

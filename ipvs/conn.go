@@ -50,6 +50,16 @@ type Conn struct {
 	sent   []sentOp
 	reals  []RealInfo
 	closed bool
+	// uncounted: what real servers have counted is left where it is.
+	uncounted bool
+}
+
+// LeaveCounters has the counters of real servers not read any more. They are the half of what there is to read, and to keep, of a
+// table. Those of services are read all the same.
+func (c *Conn) LeaveCounters() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.uncounted = true
 }
 
 // Open connects to the network namespace of the calling thread. The namespace may change

@@ -248,13 +248,19 @@ func TestKernelCountsTraffic(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, list, 1)
 	require.Len(t, list[0].Reals, 1)
-	for _, counters := range []ipvs.Counters{list[0].Counters, list[0].Reals[0].Counters} {
+	for _, counters := range []ipvs.Counters{list[0].Counters, *list[0].Reals[0].Counters} {
 		if counters.Conns == 0 {
 			t.Skip("the estimator has not run yet")
 		}
 		assert.EqualValues(t, 3, counters.Conns)
 		assert.Positive(t, counters.InBytes)
 	}
+	c.LeaveCounters()
+	reals, err := c.RealServers(ctx, list[0].Key)
+	require.NoError(t, err)
+	require.Len(t, reals, 1)
+	require.Nil(t, reals[0].Counters)
+	require.Equal(t, list[0].Reals[0].RealServer, reals[0].RealServer)
 }
 
 // talk makes connections to a listener in the thread's namespace through the virtual server and waits

@@ -202,8 +202,8 @@ func parseService(payload []byte, into *ServiceInfo) error {
 }
 
 // parseReal reads the payload of an IPVS_CMD_NEW_DEST message of a service whose family is af:
-// kernels before 3.18 do not send the real server's own.
-func parseReal(payload []byte, af uint16, into *RealInfo) error {
+// kernels before 3.18 do not send the real server's own. Without counted its counters are left.
+func parseReal(payload []byte, af uint16, counted bool, into *RealInfo) error {
 	value, err := nested(payload, attrDest)
 	if err != nil {
 		return err
@@ -242,12 +242,14 @@ func parseReal(payload []byte, af uint16, into *RealInfo) error {
 		case destTunFlags:
 			r.TunnelFlags = a.u16()
 		case destStats:
-			if !wide {
-				a.bad = !parseCounters(a.value, &into.Counters) || a.bad
+			if counted && !wide {
+				a.bad = !parseCounters(a.value, into.counters()) || a.bad
 			}
 		case destStats64:
-			wide = true
-			a.bad = !parseCounters(a.value, &into.Counters) || a.bad
+			if counted {
+				wide = true
+				a.bad = !parseCounters(a.value, into.counters()) || a.bad
+			}
 		}
 	}
 	var ok bool
@@ -256,6 +258,13 @@ func parseReal(payload []byte, af uint16, into *RealInfo) error {
 		return fmt.Errorf("%w: real server", errMalformed)
 	}
 	return nil
+}
+
+func (r *RealInfo) counters() *Counters {
+	if r.Counters == nil {
+		r.Counters = &Counters{}
+	}
+	return r.Counters
 }
 
 // parseCounters reads IPVS_STATS_ATTR_*, of either width.

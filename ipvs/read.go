@@ -201,7 +201,7 @@ func (c *Conn) dumpReals(ctx context.Context, key *Key) (list []RealInfo, whole 
 			list = slices.Grow(list, max(64, len(list)))
 		}
 		list = list[:len(list)+1]
-		return parseReal(payload, af, &list[len(list)-1])
+		return parseReal(payload, af, !c.uncounted, &list[len(list)-1])
 	})
 	c.reals = list
 	return list, whole && !interrupted, err

@@ -129,7 +129,7 @@ type RealInfo struct {
 	// Active connections are established; Inactive ones are opening, closing or closed and not yet
 	// forgotten; Persistent ones are templates of session affinity.
 	Active, Inactive, Persistent uint32
-	Counters                     Counters
+	Counters                     *Counters // nil when they were left; see [Conn.LeaveCounters]
 }
 
 // Verb is what an Op does.

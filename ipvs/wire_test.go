@@ -35,7 +35,7 @@ func TestWireRoundTrip(t *testing.T) {
 		message = ipvs.EncodeOp(ipvs.Op{Verb: ipvs.AddReal, Service: want, Real: real})
 		assert.LessOrEqual(t, len(message), ipvs.OpMax)
 		var info ipvs.RealInfo
-		require.NoError(t, ipvs.ParseReal(payload(t, message), 0, &info))
+		require.NoError(t, ipvs.ParseReal(payload(t, message), 0, true, &info))
 		require.Equal(t, real, info.RealServer)
 	})
 }
@@ -75,7 +75,7 @@ func TestParseRefuses(t *testing.T) {
 func TestParseUnmaps(t *testing.T) {
 	op := ipvs.Op{Verb: ipvs.AddReal, Service: service("TCP [2001:db8::1]:80", "rr"), Real: masquerade("[::ffff:192.0.2.9]:80", 1)}
 	var r ipvs.RealInfo
-	require.NoError(t, ipvs.ParseReal(payload(t, ipvs.EncodeOp(op)), unix.AF_INET6, &r))
+	require.NoError(t, ipvs.ParseReal(payload(t, ipvs.EncodeOp(op)), unix.AF_INET6, true, &r))
 	assert.Equal(t, "192.0.2.9:80", r.RealKey.String())
 }
 
@@ -99,7 +99,7 @@ func FuzzParse(f *testing.F) {
 		}
 		for _, af := range []uint16{0, unix.AF_INET, unix.AF_INET6} {
 			var r ipvs.RealInfo
-			if ipvs.ParseReal(b, af, &r) == nil && (r.Addr.Is4In6() || !r.Addr.IsValid()) {
+			if ipvs.ParseReal(b, af, true, &r) == nil && (r.Addr.Is4In6() || !r.Addr.IsValid()) {
 				t.Errorf("address %v", r.Addr)
 			}
 		}

@@ -156,6 +156,7 @@ func newReconciler(s *settings, source sync.Source) (*sync.Reconciler, func(), e
 	if err != nil {
 		return fail("IPVS", err)
 	}
+	table.LeaveCounters()
 	opened.add(table)
 	var rules sync.NFT
 	switch open, err := nft.Open(); {

@@ -20,7 +20,7 @@ func (s *Source) setServer(key types.NamespacedName, obj any) {
 		s.wake() // a status was written
 		return
 	}
-	s.declared[key], s.unsettled = declare(d), true
+	s.declared[key], s.unsettled = s.specs.declare(d), true
 	s.wake()
 }
 

@@ -172,7 +172,7 @@ func (e *sliceEvents) decodeFrame() (watch.EventType, runtime.Object, error) {
 	if size > maxFrame {
 		return "", nil, fmt.Errorf("watching EndpointSlices: an event of %d bytes", size)
 	}
-	if cap(e.frame) < int(size) {
+	if cap(e.frame) < int(size) || cap(e.frame) > max(keepBuffer, int(size)) {
 		e.frame = make([]byte, size)
 	}
 	e.frame = e.frame[:size]

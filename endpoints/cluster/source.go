@@ -55,6 +55,7 @@ type Source struct {
 	pods      map[string]*podWatch // by colour label
 	startPods func(*podWatch)      // has it watched; set by Run
 
+	specs      specs                                            // of declared
 	declared   map[types.NamespacedName]endpoints.VirtualServer // as the API server has them
 	applied    map[types.NamespacedName]endpoints.VirtualServer // as the resolver has them
 	missing    map[types.NamespacedName]*lookup
@@ -83,6 +84,7 @@ func New(config *rest.Config, o Options) (*Source, error) {
 		health:     newHealth(),
 		patience:   startPatience,
 		pods:       map[string]*podWatch{},
+		specs:      specs{},
 		declared:   map[types.NamespacedName]endpoints.VirtualServer{},
 		applied:    map[types.NamespacedName]endpoints.VirtualServer{},
 		missing:    map[types.NamespacedName]*lookup{},

@@ -1,30 +1,32 @@
 package cluster
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/types"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
 
-	"github.com/pointsman/pointsman/api/v1alpha1"
 	"github.com/pointsman/pointsman/endpoints"
 )
 
 // VirtualServers come as JSON, since a CRD has no other encoding that is on everywhere, and by the thousand at a start,
-// while traffic waits. So they are read in one go into the little that is needed of them; client-go's decoders go over the text
-// of each some seven times. The spec is left as it is: one that does not decode is the fault of its object
-// alone, and must not spoil the list.
+// while traffic waits. So they are read in one go into the little that is needed of them; conditions, history and managed
+// fields, the larger part, are passed over, where client-go's decoders go over the text some seven times. The spec is left as it is: one
+// that does not decode is the fault of its object alone, and must not spoil the list.
 
 // declared is a VirtualServer as the API server has it.
 type declared struct {
@@ -40,67 +42,79 @@ func (d *declared) DeepCopyObject() runtime.Object {
 	return &c
 }
 
-// wire is what is read of one. What is not named is passed over: conditions, history and managedFields are the larger part.
-type wire struct {
-	wireStatus
-	Metadata struct {
-		Name            string            `json:"name"`
-		Namespace       string            `json:"namespace"`
-		UID             types.UID         `json:"uid"`
-		ResourceVersion string            `json:"resourceVersion"`
-		Generation      int64             `json:"generation"`
-		Annotations     map[string]string `json:"annotations"`
-	} `json:"metadata"`
-	Spec   json.RawMessage `json:"spec"`
-	Status decided         `json:"status"`
+// read takes a VirtualServer, of which the text may be used for something else later.
+func (d *declared) read(t *text) error {
+	return t.object(func(key []byte) error {
+		switch string(key) {
+		case "metadata":
+			return d.readMeta(t)
+		case "spec":
+			raw, err := t.raw()
+			d.spec = slices.Clone(raw)
+			return err
+		case "status":
+			return d.readDecision(t)
+		}
+		return t.skip()
+	})
 }
 
-// decided is what is read of a status. It stands in the place of a metav1.Status's own, which is a text.
-type decided struct {
-	Decision  int64          `json:"decision"`
-	Active    string         `json:"active"`
-	Previous  string         `json:"previous"`
-	Retiring  string         `json:"retiring"`
-	Candidate string         `json:"candidate"`
-	Weight    int32          `json:"weight"`
-	Phase     v1alpha1.Phase `json:"phase"`
-	Rollback  bool           `json:"rollback"`
+func (d *declared) readMeta(t *text) error {
+	return t.object(func(key []byte) error {
+		switch string(key) {
+		case "name":
+			return t.value(&d.Name)
+		case "namespace":
+			return t.value(&d.Namespace)
+		case "uid":
+			return t.value((*string)(&d.UID))
+		case "resourceVersion":
+			return t.value(&d.ResourceVersion)
+		case "generation":
+			return t.value(&d.Generation)
+		case "annotations":
+			return t.object(func(key []byte) error {
+				if string(key) != metav1.InitialEventsAnnotationKey {
+					return t.skip()
+				}
+				var value string
+				err := t.value(&value)
+				d.Annotations = map[string]string{string(key): value}
+				return err
+			})
+		}
+		return t.skip()
+	})
 }
 
-// UnmarshalJSON passes over what is no object.
-func (d *decided) UnmarshalJSON(text []byte) error {
-	if len(text) == 0 || text[0] != '{' {
-		return nil
+// readDecision takes what is decided out of a status; there is none when no colour is active yet.
+func (d *declared) readDecision(t *text) error {
+	var of endpoints.Decision
+	err := t.object(func(key []byte) error {
+		switch string(key) {
+		case "decision":
+			return t.value(&of.Number)
+		case "active":
+			return t.value(&of.Active)
+		case "previous":
+			return t.value(&of.Previous)
+		case "retiring":
+			return t.value(&of.Retiring)
+		case "candidate":
+			return t.value(&of.Candidate)
+		case "weight":
+			return t.value(&of.Weight)
+		case "phase":
+			return t.value((*string)(&of.Phase))
+		case "rollback":
+			return t.value(&of.Rollback)
+		}
+		return t.skip()
+	})
+	if of.Active != "" {
+		d.decision = &of
 	}
-	type plain decided
-	return json.Unmarshal(text, (*plain)(d))
-}
-
-// of is the decision, nil when there is none yet.
-func (d *decided) of() *endpoints.Decision {
-	if d.Active == "" {
-		return nil
-	}
-	return &endpoints.Decision{
-		Number: d.Decision, Active: d.Active, Previous: d.Previous, Retiring: d.Retiring,
-		Candidate: d.Candidate, Weight: d.Weight, Phase: d.Phase, Rollback: d.Rollback,
-	}
-}
-
-// wireStatus is what is read of a metav1.Status, which may stand in the place of an object.
-type wireStatus struct {
-	Message string                `json:"message"`
-	Reason  metav1.StatusReason   `json:"reason"`
-	Code    int32                 `json:"code"`
-	Details *metav1.StatusDetails `json:"details"`
-}
-
-func (w *wire) declared() *declared {
-	m := &w.Metadata
-	return &declared{spec: w.Spec, decision: w.Status.of(), ObjectMeta: metav1.ObjectMeta{
-		Name: m.Name, Namespace: m.Namespace, UID: m.UID, ResourceVersion: m.ResourceVersion, Generation: m.Generation,
-		Annotations: m.Annotations,
-	}}
+	return err
 }
 
 // declaredList is a part of the list.
@@ -147,17 +161,22 @@ func stream(ctx context.Context, get *rest.Request, decoder func(io.ReadCloser) 
 	return nil, err
 }
 
-func readList(text []byte) (*declaredList, error) {
-	var in struct {
-		Metadata metav1.ListMeta `json:"metadata"`
-		Items    []wire          `json:"items"`
-	}
-	if err := json.Unmarshal(text, &in); err != nil {
+func readList(all []byte) (*declaredList, error) {
+	out, t := &declaredList{}, &text{b: all}
+	err := t.object(func(key []byte) error {
+		switch string(key) {
+		case "metadata":
+			return t.value(&out.ListMeta)
+		case "items":
+			return t.array(func() error {
+				out.Items = append(out.Items, declared{})
+				return out.Items[len(out.Items)-1].read(t)
+			})
+		}
+		return t.skip()
+	})
+	if err != nil {
 		return nil, fmt.Errorf("reading the list of VirtualServers: %w", err)
-	}
-	out := &declaredList{ListMeta: in.Metadata, Items: make([]declared, len(in.Items))}
-	for i := range in.Items {
-		out.Items[i] = *in.Items[i].declared()
 	}
 	return out, nil
 }
@@ -165,27 +184,74 @@ func readList(text []byte) (*declaredList, error) {
 // events reads a watch. It is a watch.Decoder.
 type events struct {
 	body io.ReadCloser
-	text *json.Decoder
+	in   *bufio.Reader
+	have []byte // that was read and is not decoded yet
 }
 
-func newEvents(body io.ReadCloser) *events { return &events{body, json.NewDecoder(body)} }
+// keepBuffer is how large a buffer is kept for the next event: not one that a single large object made.
+const keepBuffer = 64 << 10
+
+func newEvents(body io.ReadCloser) *events {
+	return &events{body: body, in: bufio.NewReaderSize(body, 16<<10)}
+}
 
 func (e *events) Close() { _ = e.body.Close() }
 
+// Decode takes the next event. An API server writes each on a line; what does not is read again with each of its lines.
 func (e *events) Decode() (watch.EventType, runtime.Object, error) {
-	var event struct {
-		Type   watch.EventType `json:"type"`
-		Object wire            `json:"object"`
+	for {
+		if e.have = bytes.TrimLeft(e.have, " \t\r\n"); len(e.have) > 0 {
+			t := &text{b: e.have}
+			kind, object, err := readEvent(t)
+			if !errors.Is(err, io.ErrUnexpectedEOF) {
+				e.have = append(e.have[:0], e.have[t.at:]...)
+				if cap(e.have) > keepBuffer && len(e.have) == 0 {
+					e.have = nil
+				}
+				return kind, object, err
+			}
+		}
+		for more := true; more; {
+			line, err := e.in.ReadSlice('\n')
+			e.have = append(e.have, line...)
+			more = errors.Is(err, bufio.ErrBufferFull)
+			switch {
+			case err == nil, more:
+			case errors.Is(err, io.EOF) && len(line) > 0: // the last line
+			case errors.Is(err, io.EOF) && len(e.have) > 0:
+				return "", nil, io.ErrUnexpectedEOF
+			default:
+				return "", nil, err
+			}
+		}
 	}
-	if err := e.text.Decode(&event); err != nil {
+}
+
+func readEvent(t *text) (kind watch.EventType, object runtime.Object, err error) {
+	var raw []byte
+	if err := t.object(func(key []byte) (err error) {
+		switch string(key) {
+		case "type":
+			err = t.value((*string)(&kind))
+		case "object":
+			raw, err = t.raw()
+		default:
+			err = t.skip()
+		}
+		return err
+	}); err != nil {
 		return "", nil, err
 	}
-	switch event.Type {
+	switch kind {
 	case watch.Added, watch.Modified, watch.Deleted, watch.Bookmark:
-		return event.Type, event.Object.declared(), nil
+		d := &declared{}
+		if err := d.read(&text{b: raw}); err != nil {
+			return "", nil, fmt.Errorf("watching VirtualServers: %s", err) // not that it is cut off: raw is whole
+		}
+		return kind, d, nil
 	case watch.Error:
-		s := &event.Object.wireStatus
-		return event.Type, &metav1.Status{Status: metav1.StatusFailure, Message: s.Message, Reason: s.Reason, Code: s.Code, Details: s.Details}, nil
+		s := &metav1.Status{}
+		return kind, s, json.Unmarshal(raw, s)
 	}
-	return "", nil, fmt.Errorf("watching VirtualServers: there is no event of type %q", event.Type)
+	return "", nil, fmt.Errorf("watching VirtualServers: there is no event of type %q", kind)
 }

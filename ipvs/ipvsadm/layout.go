@@ -75,6 +75,9 @@ func (l layout) width() int {
 
 // numbers are the columns of --stats and --rate.
 func (l layout) numbers(c *ipvs.Counters) [5]uint64 {
+	if c == nil {
+		return [5]uint64{}
+	}
 	if l == rate {
 		return [5]uint64{c.ConnRate, c.InPacketRate, c.OutPacketRate, c.InByteRate, c.OutByteRate}
 	}

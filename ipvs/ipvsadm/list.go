@@ -164,11 +164,11 @@ func (p *printer) real(s *ipvs.ServiceInfo, r *ipvs.RealInfo) {
 	weight := int32(r.Weight)
 	switch p.layout {
 	case stats:
-		for _, n := range stats.numbers(&r.Counters) {
+		for _, n := range stats.numbers(r.Counters) {
 			p.number(n)
 		}
 	case rate:
-		for i, n := range rate.numbers(&r.Counters) {
+		for i, n := range rate.numbers(r.Counters) {
 			if i < 3 {
 				fmt.Fprintf(p, " %8d", n)
 			} else {

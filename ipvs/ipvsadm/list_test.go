@@ -27,7 +27,7 @@ func scenario() []ipvs.ServiceInfo {
 		return ipvs.RealInfo{
 			RealServer: ipvs.RealServer{RealKey: ipvs.RealKey{Addr: a.Addr(), Port: a.Port()}, Weight: 1},
 			Active:     active, Inactive: 2 * active,
-			Counters: ipvs.Counters{Conns: 99_999_999, InPackets: 100_000_000, OutPackets: 999_999_999, InBytes: 1e9, OutBytes: 1e11},
+			Counters: &ipvs.Counters{Conns: 99_999_999, InPackets: 100_000_000, OutPackets: 999_999_999, InBytes: 1e9, OutBytes: 1e11},
 		}
 	}
 	return []ipvs.ServiceInfo{
@@ -76,7 +76,7 @@ TCP  192.0.2.1:30080                  100T        0        0        0        0
 		"  -> 10.244.140.75:80             99999999 100000000 999999999 1000000000 100000000000\n")
 	// Only the last two columns of a real server's rates are scaled.
 	table[0].Reals = table[0].Reals[:1]
-	c := &table[0].Reals[0].Counters
+	c := table[0].Reals[0].Counters
 	c.ConnRate, c.InByteRate = 100_000_000, 100_000_000
 	assert.Contains(t, list(t, table, ipvsadm.Options{Numeric: true, Rate: true}),
 		"  -> 10.244.140.76:80             100000000        0        0  100000K        0\n")
@@ -108,7 +108,7 @@ TCP  192.0.2.1:30080 rr
 	for _, opts := range []ipvsadm.Options{{}, {Stats: true}, {Rate: true}, {Thresholds: true}, {PersistentConn: true}, {TunInfo: true}} {
 		opts.Numeric = true
 		table := scenario()[1:]
-		table[0].Reals[0].Counters, table[0].Reals[1].Counters = ipvs.Counters{}, ipvs.Counters{}
+		table[0].Reals[0].Counters, table[0].Reals[1].Counters = &ipvs.Counters{}, nil
 		without := list(t, table, opts)
 		opts.Colour = colour
 		lines := strings.Split(list(t, table, opts), "\n")

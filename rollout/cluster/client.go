@@ -73,6 +73,7 @@ func newClients(config *rest.Config) (*clients, error) {
 		// client-go's own limit of 5 a second would make a thousand statuses take minutes.
 		config.QPS, config.Burst = 100, 200
 	}
+	config.DisableCompression = true // which costs both ends more than the network
 	http, err := rest.HTTPClientFor(config)
 	if err != nil {
 		return nil, fmt.Errorf("making a client of the API server: %w", err)

@@ -1,0 +1,215 @@
+package cluster
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// text is JSON that is read once from its beginning to its end. What is not wanted is passed over byte by byte, without
+// being looked at more than it takes to find where it ends: encoding/json checks all of it first and reads it again after.
+// What is wrong with it is an error sooner or later, and is io.ErrUnexpectedEOF when it may only be cut off.
+type text struct {
+	b  []byte
+	at int
+}
+
+func (t *text) wrong(want string) error {
+	if t.at >= len(t.b) {
+		return io.ErrUnexpectedEOF
+	}
+	return fmt.Errorf("want %s, not %q, at byte %d", want, t.b[t.at], t.at)
+}
+
+// next is the byte that the next value begins with, or 0 at the end.
+func (t *text) next() byte {
+	for t.at < len(t.b) {
+		switch c := t.b[t.at]; c {
+		case ' ', '\t', '\n', '\r':
+			t.at++
+		default:
+			return c
+		}
+	}
+	return 0
+}
+
+func (t *text) take(c byte, what string) error {
+	if t.next() != c {
+		return t.wrong(what)
+	}
+	t.at++
+	return nil
+}
+
+// object calls f at the value of each key as it stands, which it is to take. Anything but an object is passed over.
+func (t *text) object(f func(key []byte) error) error {
+	if t.next() != '{' {
+		return t.skip()
+	}
+	t.at++
+	if t.next() == '}' {
+		t.at++
+		return nil
+	}
+	for {
+		key, err := t.quoted()
+		if err != nil {
+			return err
+		}
+		if err := t.take(':', "a colon"); err != nil {
+			return err
+		}
+		if err := f(key[1 : len(key)-1]); err != nil {
+			return err
+		}
+		if t.next() == '}' {
+			t.at++
+			return nil
+		}
+		if err := t.take(',', "a comma or the end of an object"); err != nil {
+			return err
+		}
+	}
+}
+
+// plain is what a string without escapes says.
+func plain(quoted []byte) string { return string(quoted[1 : len(quoted)-1]) }
+
+// array calls f at each value, which it is to take. Anything but an array is passed over.
+func (t *text) array(f func() error) error {
+	if t.next() != '[' {
+		return t.skip()
+	}
+	t.at++
+	if t.next() == ']' {
+		t.at++
+		return nil
+	}
+	for {
+		if err := f(); err != nil {
+			return err
+		}
+		if t.next() == ']' {
+			t.at++
+			return nil
+		}
+		if err := t.take(',', "a comma or the end of an array"); err != nil {
+			return err
+		}
+	}
+}
+
+// value takes one into what it belongs in, as json.Unmarshal does: null leaves that as it is.
+func (t *text) value(into any) error {
+	raw, err := t.raw()
+	if err != nil {
+		return err
+	}
+	if s, ok := into.(*string); ok && raw[0] == '"' && bytes.IndexByte(raw, '\\') < 0 {
+		*s = plain(raw)
+		return nil
+	}
+	return json.Unmarshal(raw, into)
+}
+
+// raw takes a value as it stands.
+func (t *text) raw() ([]byte, error) {
+	t.next()
+	from := t.at
+	err := t.skip()
+	return t.b[from:t.at], err
+}
+
+// quoted takes a string as it stands.
+func (t *text) quoted() ([]byte, error) {
+	if t.next() != '"' {
+		return nil, t.wrong("a string")
+	}
+	from := t.at
+	if err := t.skipString(); err != nil {
+		return nil, err
+	}
+	return t.b[from:t.at], nil
+}
+
+func (t *text) skipString() error {
+	t.at++
+	for {
+		end := bytes.IndexByte(t.b[t.at:], '"')
+		if end < 0 {
+			t.at = len(t.b)
+			return io.ErrUnexpectedEOF
+		}
+		end += t.at
+		escapes := 0
+		for end-1-escapes >= t.at && t.b[end-1-escapes] == '\\' {
+			escapes++
+		}
+		t.at = end + 1
+		if escapes%2 == 0 {
+			return nil
+		}
+	}
+}
+
+// maxDepth is where encoding/json gives up, too.
+const maxDepth = 10000
+
+// skip takes a value.
+func (t *text) skip() error {
+	var closing []byte // of what is open
+	for {
+		switch c := t.next(); c {
+		case '"':
+			if err := t.skipString(); err != nil {
+				return err
+			}
+		case '{', '[':
+			if len(closing) == maxDepth {
+				return errors.New("too deep")
+			}
+			closing = append(closing, c+2) // } and ] come two after { and [
+			t.at++
+			continue
+		case '}', ']':
+			if len(closing) == 0 || closing[len(closing)-1] != c {
+				return t.wrong("a value")
+			}
+			closing = closing[:len(closing)-1]
+			t.at++
+		case ',', ':':
+			if len(closing) == 0 {
+				return t.wrong("a value")
+			}
+			t.at++
+			continue
+		case 0:
+			return io.ErrUnexpectedEOF
+		default:
+			from := t.at
+			for t.at < len(t.b) && !delimits(t.b[t.at]) {
+				t.at++
+			}
+			switch t.at {
+			case from:
+				return t.wrong("a value")
+			case len(t.b):
+				return io.ErrUnexpectedEOF // it may go on; what is read here ends with a bracket
+			}
+		}
+		if len(closing) == 0 {
+			return nil
+		}
+	}
+}
+
+func delimits(c byte) bool {
+	switch c {
+	case ',', ':', '}', ']', '{', '[', '"', ' ', '\t', '\n', '\r', 0:
+		return true
+	}
+	return false
+}
