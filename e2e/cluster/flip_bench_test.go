@@ -23,7 +23,8 @@ import (
 
 const (
 	flips     = 6
-	flipWatch = 10 * time.Second // that a flip is watched for: what still reaches the old colour then, does so for long
+	flipWatch = 45 * time.Second // that a flip is watched for at most
+	flipCalm  = 3 * time.Second  // that it is watched for when every client has had the new colour thrice
 )
 
 // flipServices are the scenario's Service, and one like it with session affinity.
@@ -97,10 +98,11 @@ func TestClusterBenchFlip(t *testing.T) {
 
 	for i, n := range c.Nodes {
 		proxies[i].Kill()
-		_, err := n.Run(Binary("kube-proxy"), "--cleanup")
-		require.NoError(t, err)
-		_, _ = n.Run("ipvsadm", "-C")
-		_, _ = n.Run("ip", "link", "del", "kube-ipvs0")
+		for _, command := range []string{"nft flush ruleset", "ipvsadm -C", "ip link del kube-ipvs0"} {
+			words := strings.Fields(command)
+			_, err := n.Run(words[0], words[1:]...)
+			require.NoError(t, err)
+		}
 	}
 	require.NoError(t, both(func(name string) error {
 		return patchService(name, `{"metadata":{"labels":{"service.kubernetes.io/service-proxy-name":"pointsman"}},"spec":{"selector":{"version":null}}}`)
@@ -139,7 +141,7 @@ func (c *Cluster) flip(to func(colour string) error) flipTally {
 		for j, n := range c.Nodes {
 			load := ways[i](n)
 			at := len(c.Nodes)*i + j
-			load.From, load.Local, load.Rate, load.Clients, load.Timeout = c.Client, c.ClientAddrs[at:at+1], 12, 3, 5*time.Second
+			load.From, load.Local, load.Rate, load.Clients, load.Timeout = c.Client, c.ClientAddrs[at:at+1], 5, 3, 5*time.Second
 			c.Eventually(Patience, "v1 serves "+kind+" on "+n.Name(), func() error {
 				if one := (lab.Load{From: c.Client, Target: load.Target, Local: load.Local, Timeout: 2 * time.Second, Ending: lab.Aborts}).Once(); one.Colour != "v1" {
 					return fmt.Errorf("%v", one)
@@ -149,14 +151,17 @@ func (c *Cluster) flip(to func(colour string) error) flipTally {
 			runs[kind][n] = c.Lab.Start(load)
 		}
 	}
-	held := c.holds(4)
+	held := c.holds(2)
 	out := flipTally{settled: map[string][]time.Duration{}, never: map[string]int{}, lost: map[string]int{}, wrong: map[string]int{}, total: map[string]int{}}
-	time.Sleep(flipWatch / 2)
+	time.Sleep(5 * time.Second)
 	for i := range flips {
 		old, next := colours[i%3], colours[(i+1)%3]
 		asked := time.Now()
 		require.NoError(c.t, to(next))
-		time.Sleep(flipWatch)
+		for time.Since(asked) < flipWatch && !allHave(runs, asked, next) {
+			time.Sleep(200 * time.Millisecond)
+		}
+		time.Sleep(flipCalm)
 		ended := time.Now()
 		for kind, each := range runs {
 			var last time.Duration
@@ -174,7 +179,7 @@ func (c *Cluster) flip(to func(colour string) error) flipTally {
 				}
 			}
 			out.settled[kind] = append(out.settled[kind], last)
-			if last > flipWatch-time.Second {
+			if last > flipWatch {
 				out.never[kind]++
 			}
 		}
@@ -196,6 +201,19 @@ func (c *Cluster) flip(to func(colour string) error) flipTally {
 	return out
 }
 
+// allHave says whether the last three connections of each client on each node had the colour.
+func allHave(runs map[string]map[*Node]*lab.Run, since time.Time, colour string) bool {
+	for _, each := range runs {
+		for _, run := range each {
+			report := run.Report().Since(since)
+			if len(report) < 3 || len(report[len(report)-3:].To(colour)) < 3 {
+				return false
+			}
+		}
+	}
+	return true
+}
+
 func latest(all map[string][]time.Duration) (out []string) {
 	for _, kind := range slices.Sorted(maps.Keys(all)) {
 		out = append(out, fmt.Sprintf("%s %v", kind, all[kind][len(all[kind])-1].Round(time.Millisecond)))
@@ -204,7 +222,7 @@ func latest(all map[string][]time.Duration) (out []string) {
 }
 
 func flipTable(proxy, ours flipTally) string {
-	out := fmt.Sprintf("\n%d changes of the colour of two Services on three nodes, each watched for %v, kernel %s, in one emulated guest\n", flips, flipWatch, kernelRelease())
+	out := fmt.Sprintf("\n%d changes of the colour of two Services on three nodes, each watched until all clients had it thrice and for %v more, kernel %s, in one emulated guest\n", flips, flipCalm, kernelRelease())
 	row := func(what, a, b string) { out += fmt.Sprintf("%-78s %26s %26s\n", what, a, b) }
 	row("", "kube-proxy, selector", "pointsman, spec.active")
 	for _, kind := range flipKinds {

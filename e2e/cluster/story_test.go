@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -226,28 +227,48 @@ func (c *Cluster) declare(spec string) {
 	require.NoError(c.t, err, spec)
 }
 
+// statusWrite is a write of the VirtualServer's status by a daemon, as the audit log has it.
+type statusWrite struct {
+	RequestReceivedTimestamp metav1.MicroTime
+	ResponseStatus           struct{ Code int }
+	RequestObject            struct {
+		Status struct{ Decision int64 }
+	}
+}
+
+func (c *Cluster) statusWrites() (out []statusWrite) {
+	c.t.Helper()
+	text, err := askFor("/audit")
+	require.NoError(c.t, err)
+	for line := range strings.Lines(text) {
+		if strings.Contains(line, `"verb":"update"`) && strings.Contains(line, "/virtualservers/myapp/status") {
+			var write statusWrite
+			require.NoError(c.t, json.Unmarshal([]byte(line), &write), line)
+			out = append(out, write)
+		}
+	}
+	return out
+}
+
+// refusedWrites counts the writes of the status that the API server refused, since somebody else had written meanwhile.
+func (c *Cluster) refusedWrites() (n int) {
+	c.t.Helper()
+	for _, write := range c.statusWrites() {
+		if write.ResponseStatus.Code == http.StatusConflict {
+			n++
+		}
+	}
+	return n
+}
+
 // commitOf is the time at which the API server was asked to write a decision into the VirtualServer's status, by the
 // guest's clock, and how precisely that is known: the host is asked for its time, which takes a moment.
 func (c *Cluster) commitOf(decision int64) (at time.Time, precision time.Duration) {
 	c.t.Helper()
 	ahead, precision := c.hostClock()
-	text, err := askFor("/audit")
-	require.NoError(c.t, err)
-	for line := range strings.Lines(text) {
-		if !strings.Contains(line, `"verb":"update"`) || !strings.Contains(line, "/virtualservers/myapp/status") {
-			continue
-		}
-		var e struct {
-			RequestReceivedTimestamp metav1.MicroTime
-			ResponseStatus           struct{ Code int }
-			RequestObject            struct {
-				Status struct{ Decision int64 }
-			}
-		}
-		require.NoError(c.t, json.Unmarshal([]byte(line), &e), line)
-		if e.ResponseStatus.Code == 200 && e.RequestObject.Status.Decision == decision {
-			asked := e.RequestReceivedTimestamp.Add(-ahead)
-			if at.IsZero() || asked.Before(at) {
+	for _, write := range c.statusWrites() {
+		if write.ResponseStatus.Code == http.StatusOK && write.RequestObject.Status.Decision == decision {
+			if asked := write.RequestReceivedTimestamp.Add(-ahead); at.IsZero() || asked.Before(at) {
 				at = asked
 			}
 		}

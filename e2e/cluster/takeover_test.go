@@ -172,5 +172,6 @@ func TestClusterTwoCoordinators(t *testing.T) {
 	st.forward("v1", "v2", "v3", "v1")
 	vs, err := s.virtualServer("myapp")
 	require.NoError(t, err)
+	t.Logf("%d stale writes of the status were refused", s.refusedWrites())
 	require.Len(t, vs.Status.History, 4, "each switch is told once, the first decision included")
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/mdlayher/netlink"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/pointsman/pointsman/internal/lab"
@@ -78,8 +79,8 @@ func span(since time.Time, at []time.Time) cutOver {
 // longer is [Cluster.noneLost]'s.
 func (c *Cluster) oneTurn(runs map[*Node]*lab.Run, from, to time.Time, old, new string) {
 	c.t.Helper()
+	c.someMore(runs)
 	for n, run := range runs {
-		require.NoError(c.t, run.Await(6, Patience))
 		report := run.Report().Since(from).Until(to)
 		require.Empty(c.t, report.Failed().Lines(), "on %s, of %d", n.Name(), len(report))
 		require.Empty(c.t, report.Mixed(old, new).Lines(), "on %s, from %s to %s", n.Name(), old, new)
@@ -89,11 +90,26 @@ func (c *Cluster) oneTurn(runs map[*Node]*lab.Run, from, to time.Time, old, new 
 	}
 }
 
+// someMore waits for some more connections of each load.
+func (c *Cluster) someMore(runs map[*Node]*lab.Run) {
+	c.t.Helper()
+	var all errgroup.Group
+	for n, run := range runs {
+		all.Go(func() error {
+			if err := run.Await(6, Patience); err != nil {
+				return fmt.Errorf("on %s: %w", n.Name(), err)
+			}
+			return nil
+		})
+	}
+	require.NoError(c.t, all.Wait())
+}
+
 // only requires that since then every connection on every node was answered, and by the colour.
 func (c *Cluster) only(runs map[*Node]*lab.Run, since time.Time, colour string) {
 	c.t.Helper()
+	c.someMore(runs)
 	for n, run := range runs {
-		require.NoError(c.t, run.Await(6, Patience))
 		report := run.Report().Since(since)
 		require.Empty(c.t, report.Failed().Lines(), "on %s, of %d", n.Name(), len(report))
 		require.Equal(c.t, []string{colour}, keys(report.ByColour()), "on %s", n.Name())
