@@ -76,10 +76,10 @@ func (m *mover) run(e env, c *cobra.Command, arg string, decide func(*declared) 
 	}
 	w := waiting{
 		env: e, verb: c.Name(), key: d.key, was: d.state.Active, started: started,
-		attempt: attemptOf(written), follower: h.follower(written), timeout: m.timeout, answer: m.timeout,
+		attempt: attemptOf(written), follower: h.follower(written), timeout: m.timeout, notice: m.timeout,
 	}
 	if m.timeout == 0 {
-		w.timeout, w.answer = patience(written.spec), answer
+		w.timeout, w.notice = patience(written.spec), noticed
 	}
 	return w.follow(ctx)
 }

@@ -52,6 +52,8 @@ func (s *settings) home() (home, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Who waits for a switch looks at one object again and again; client-go's own limit is 5 a second.
+	config.QPS, config.Burst = 50, 100
 	d, err := cluster.NewDeclarations(config)
 	if err != nil {
 		return nil, err

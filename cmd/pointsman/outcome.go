@@ -150,15 +150,15 @@ func notAgain(spec *v1alpha1.VirtualServerSpec, s rollout.State) bool {
 func patience(spec *v1alpha1.VirtualServerSpec) time.Duration {
 	sw := &spec.Switch
 	gate := sw.Gate.Timeout.Duration
-	whole := 3*gate + answer // for an endpoint, for the gate, for the nodes to switch
+	whole := 3*gate + noticed // for an endpoint, for the gate, for the nodes to switch
 	for _, step := range sw.Steps {
 		whole += gate + step.Hold.Duration
 	}
 	if sw.Observe != nil {
-		whole += sw.Observe.Window.Duration + answer
+		whole += sw.Observe.Window.Duration + noticed
 	}
 	return whole
 }
 
-// answer is how long a daemon may take to notice a declaration.
-const answer = 30 * time.Second
+// noticed is how long a daemon may take to notice a declaration.
+const noticed = 30 * time.Second

@@ -15,7 +15,7 @@ import (
 
 // How often is looked at what a switch does, and how often the tree of it is drawn anew.
 const (
-	followInterval = 50 * time.Millisecond
+	followInterval = 100 * time.Millisecond
 	drawInterval   = time.Second
 )
 
@@ -28,7 +28,7 @@ type waiting struct {
 	started         time.Time
 	attempt         attempt
 	follower        follower
-	timeout, answer time.Duration // for all of it, and until a daemon has noticed
+	timeout, notice time.Duration // for all of it, and until a daemon has noticed
 }
 
 // follow returns when the switch has ended. The error has the exit status.
@@ -53,8 +53,8 @@ func (w *waiting) follow(ctx context.Context) error {
 				return w.ended(how, why)
 			}
 			last = why
-			if !s.answered && time.Since(w.started) > w.answer {
-				return w.timedOut(w.answer, last)
+			if !s.answered && time.Since(w.started) > w.notice {
+				return w.timedOut(w.notice, last)
 			}
 		}
 		select {
