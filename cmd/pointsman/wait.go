@@ -33,7 +33,8 @@ type waiting struct {
 
 // follow returns when the switch has ended. The error has the exit status.
 func (w *waiting) follow(ctx context.Context) error {
-	waiting, cancel := context.WithTimeout(ctx, w.timeout)
+	end := time.Now().Add(w.timeout)
+	waiting, cancel := context.WithDeadline(ctx, end)
 	defer cancel()
 	show := w.progress()
 	ticker := time.NewTicker(followInterval)
@@ -44,7 +45,7 @@ func (w *waiting) follow(ctx context.Context) error {
 		switch {
 		case errors.Is(err, endpoints.ErrNotFound):
 			return &exitError{exitSuperseded, fmt.Errorf("%s %s: %w", w.verb, w.key, err)}
-		case err != nil && waiting.Err() == nil:
+		case err != nil && time.Now().Before(end): // else it may say no more than that
 			last = err.Error()
 		case err == nil:
 			how, why := w.attempt.judge(s)
