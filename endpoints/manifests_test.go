@@ -63,7 +63,7 @@ func TestManifests(t *testing.T) {
 	assert.EqualValues(t, 1, m.Failures())
 	require.NoError(t, os.WriteFile(filepath.Join(p.dir, "a.yaml"), []byte(app("a", "v3", 30080)), 0o644))
 	becomes(t, m, "a=v3")
-	_, digest, err := SetActive(p.dir, named("a"), "v4")
+	_, digest, err := setActive(p.dir, named("a"), "v4")
 	require.NoError(t, err)
 	becomes(t, m, "a=v4")
 	assert.Equal(t, digest, m.Snapshot().Servers[0].Digest)

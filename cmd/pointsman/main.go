@@ -13,10 +13,14 @@ import (
 
 // Exit statuses, for scripts. Also in the README and in `pointsman switch --help`.
 const (
-	exitFailed  = 1 // something went wrong; the message says what
-	exitUsage   = 2 // unknown command, flag, argument or configuration key
-	exitRefused = 3 // a switch that cannot be made; nothing was changed
-	exitTimeout = 4 // a switch that was declared, and was not seen done in time
+	exitFailed     = 1 // something went wrong; the message says what
+	exitUsage      = 2 // unknown command, flag, argument or configuration key
+	exitRefused    = 3 // cannot be done; nothing was changed
+	exitTimeout    = 4 // declared, and not seen done in time
+	exitBlocked    = 5 // declared, and its gate did not hold
+	exitRolledBack = 6 // it failed its observation; the colour before is active again
+	exitHeld       = 7 // it failed its observation; the new colour stays active (onFailure: Hold)
+	exitSuperseded = 8 // somebody else declared another colour, or took it back, before it was done
 )
 
 // env is what a command may use of the process, so that tests run commands in-process.

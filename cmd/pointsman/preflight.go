@@ -23,7 +23,7 @@ Exit status: 0 when the daemon can run, 1 when something would stop it.`,
 				return err
 			}
 			defer n.Close()
-			p := painter{e.stdout, colourful(e.stdout)}
+			p := painter{w: e.stdout, colour: colourful(e.stdout)}
 			marks := map[node.Level]string{
 				node.OK: p.paint(green, "✓"), node.Warn: p.paint(yellow, "!"), node.Fail: p.paint(red, "✗"),
 			}

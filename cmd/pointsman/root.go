@@ -79,8 +79,8 @@ a key of ` + configFile + `.`,
 	})
 	root.PersistentFlags().String("config", "", "configuration file (default "+configFile+", where it is there)")
 	root.AddCommand(
-		newRun(e), newList(e), newStatus(e), newSwitch(e), newRollback(e),
-		newPlan(e), newPreflight(e), newCleanup(e), newVersion(e),
+		newRun(e), newList(e), newStatus(e), newSwitch(e), newRollback(e), newAbort(e),
+		newPause(e), newResume(e), newPlan(e), newPreflight(e), newCleanup(e), newVersion(e),
 	)
 	for _, c := range root.Commands() {
 		if args := c.Args; args != nil {

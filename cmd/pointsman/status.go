@@ -1,17 +1,18 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/pointsman/pointsman/api/v1alpha1"
+	"github.com/pointsman/pointsman/endpoints"
 	"github.com/pointsman/pointsman/sync"
 )
 
@@ -20,9 +21,10 @@ func newStatus(e env) *cobra.Command {
 	var watch bool
 	c := &cobra.Command{
 		Use:   "status [[NAMESPACE/]NAME]",
-		Short: "What the daemon last read back from the kernel, by virtual server",
-		Long: `Shows what the daemon of the state directory saw at its last pass: the active colour,
-what drains, and what is wrong. With --kubeconfig it shows what the API server knows of all nodes.
+		Short: "Each virtual server as a tree: phase, colours, nodes, what drains",
+		Long: `Shows what the daemon of the state directory saw at its last pass: where a switch stands and what it
+waits for, the colours, what drains, and what is wrong. With --kubeconfig it shows what the API server
+knows of all nodes. --watch shows it as it changes: in place on a terminal, elsewhere a block each time.
 
 Exit status: 0 healthy, 1 not: a pass failed, a manifest is bad or no daemon runs.`,
 		Args: cobra.MaximumNArgs(1),
@@ -34,94 +36,194 @@ Exit status: 0 healthy, 1 not: a pass failed, a manifest is bad or no daemon run
 			if output != "" && output != "json" {
 				return usage("--output %q: want json", output)
 			}
-			show := func() (string, error) {
-				var b strings.Builder
-				var err error
-				if s.kubeconfig != "" {
-					err = writeClusterStatus(c.Context(), &b, s, args, output, colourful(e.stdout))
-				} else {
-					err = writeStatus(&b, s.stateDir, args, output, colourful(e.stdout))
-				}
-				return b.String(), err
+			name := ""
+			if len(args) == 1 {
+				name = qualified(args[0])
 			}
-			if !watch {
-				text, err := show()
-				fmt.Fprint(e.stdout, text)
+			look, interval := s.localStatus, localInterval
+			if s.kubeconfig != "" {
+				look, interval = s.clusterStatus, clusterInterval
+			}
+			if watch {
+				return watchStatus(c.Context(), e, look, name, output, interval)
+			}
+			r, err := look(c.Context(), name)
+			if err != nil {
 				return err
 			}
-			last := ""
-			for {
-				text, err := show()
-				if err != nil {
-					text += err.Error() + "\n"
+			if output == "json" {
+				if err := r.encode(e.stdout); err != nil {
+					return err
 				}
-				if text != last {
-					fmt.Fprint(e.stdout, "\x1b[H\x1b[2J"+text)
-					last = text
+			} else {
+				p := painterFor(e.stdout)
+				if p.now.IsZero() {
+					p.now = time.Now() // shown once: how long is left says more than until when
 				}
-				select {
-				case <-c.Context().Done():
-					return nil
-				case <-time.After(200 * time.Millisecond):
-				}
+				p.report(r)
 			}
+			return r.unhealthy
 		},
 	}
 	c.Flags().StringVarP(&output, "output", "o", "", "json: everything, for programs")
-	c.Flags().BoolVarP(&watch, "watch", "w", false, "show it again whenever it changes")
+	c.Flags().BoolVarP(&watch, "watch", "w", false, "show it again as it changes, until interrupted")
 	define(c, keyManifests, keyKubeconfig, keyStateDir)
 	return c
 }
 
-// writeStatus writes the status as a person or a program reads it; the error says what is unhealthy.
-func writeStatus(w io.Writer, stateDir string, args []string, output string, colour bool) error {
-	status, err := sync.LoadStatus(stateDir)
+// How often is looked while somebody watches.
+const (
+	localInterval   = 200 * time.Millisecond
+	clusterInterval = time.Second
+)
+
+// statusReport is what a look gave.
+type statusReport struct {
+	head      []string // about the node
+	headMark  string   // its colour
+	servers   []picture
+	json      any
+	unhealthy error // nil: healthy
+}
+
+func (r *statusReport) encode(w io.Writer) error {
+	encoder := json.NewEncoder(w)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(r.json)
+}
+
+func watchStatus(ctx context.Context, e env, look func(context.Context, string) (*statusReport, error), name, output string, interval time.Duration) error {
+	view := live{env: e}
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	for {
+		r, err := look(ctx, name)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			r = &statusReport{unhealthy: err}
+		}
+		if output == "json" {
+			var b strings.Builder
+			if err != nil {
+				fmt.Fprintf(e.stderr, "pointsman: %v\n", err)
+			} else if err := r.encode(&b); err != nil {
+				return err
+			}
+			if text := b.String(); text != "" && text != view.last {
+				fmt.Fprint(e.stdout, text)
+				view.last = text
+			}
+		} else {
+			view.show(func(p painter) {
+				p.report(r)
+				if r.unhealthy != nil {
+					for _, line := range wrap(r.unhealthy.Error(), p.width-2) {
+						p.line("%s %s", p.paint(red, "✗"), line)
+					}
+				}
+			})
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
+
+// report writes what a look gave.
+func (p painter) report(r *statusReport) {
+	for i, line := range r.head {
+		if i == 0 {
+			p.line("%s", line+": "+p.paint(map[bool]string{true: green, false: red}[r.headMark == "healthy"], r.headMark))
+			continue
+		}
+		p.tree(&limb{text: "  " + p.paint(red, "✗") + " " + line})
+	}
+	if len(r.servers) == 0 && r.json != nil {
+		p.line("no virtual server is declared")
+	}
+	for i := range r.servers {
+		if i > 0 || len(r.head) > 0 {
+			p.line("")
+		}
+		p.server(&r.servers[i])
+	}
+}
+
+// localStatus is what the daemon of the state directory saw at its last pass.
+func (s *settings) localStatus(_ context.Context, name string) (*statusReport, error) {
+	status, err := sync.LoadStatus(s.stateDir)
 	if err != nil {
 		if sync.NoStatus(err) {
-			return fmt.Errorf("no daemon has written a status to %s (`pointsman run --state-dir %s` does): %w", stateDir, stateDir, err)
+			return nil, fmt.Errorf("no daemon has written a status to %s (`pointsman run --state-dir %s` does): %w", s.stateDir, s.stateDir, err)
 		}
-		return err
+		return nil, err
 	}
-	if len(args) == 1 {
-		name := qualified(args[0])
+	if name != "" {
 		var only []sync.ServerStatus
-		for _, s := range status.Servers {
-			if s.Namespace+"/"+s.Name == name {
-				only = append(only, s)
+		for _, of := range status.Servers {
+			if of.Namespace+"/"+of.Name == name {
+				only = append(only, of)
 			}
 		}
 		if only == nil {
-			return fmt.Errorf("there is no VirtualServer %s in the status", name)
+			return nil, fmt.Errorf("there is no VirtualServer %s in the status", name)
 		}
 		status.Servers = only
 	}
-	running, err := sync.Running(stateDir)
+	running, err := sync.Running(s.stateDir)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if output == "json" {
-		encoder := json.NewEncoder(w)
-		encoder.SetIndent("", "  ")
-		if err := encoder.Encode(struct {
+	r := &statusReport{
+		head: []string{"node " + status.Node}, headMark: "healthy",
+		servers: picturesOf(status, s.specs()),
+		json: struct {
 			*sync.Status
 			Running bool `json:"running"`
 			Healthy bool `json:"healthy"`
-		}{status, running, running && status.Healthy()}); err != nil {
-			return err
-		}
-	} else {
-		p := painter{w, colour}
-		p.status(status, running)
+		}{status, running, running && status.Healthy()},
 	}
 	switch {
 	case !running:
-		return fmt.Errorf("no daemon runs over %s; this is what the last one saw", stateDir)
-	case status.Error != "":
-		return fmt.Errorf("the last pass failed: %s", status.Error)
-	case len(status.Errors) > 0:
-		return fmt.Errorf("%s", plural(len(status.Errors), "manifest is bad", "manifests are bad"))
+		r.headMark = "not running"
+	case !status.Healthy():
+		r.headMark = "unhealthy"
 	}
-	return nil
+	if status.Error != "" {
+		r.head = append(r.head, status.Error)
+	}
+	for _, e := range status.Errors {
+		r.head = append(r.head, e.Message)
+	}
+	switch {
+	case !running:
+		r.unhealthy = fmt.Errorf("no daemon runs over %s; this is what the last one saw", s.stateDir)
+	case status.Error != "":
+		r.unhealthy = fmt.Errorf("the last pass failed: %s", status.Error)
+	case len(status.Errors) > 0:
+		r.unhealthy = fmt.Errorf("%s", plural(len(status.Errors), "manifest is bad", "manifests are bad"))
+	}
+	return r, nil
+}
+
+// specs are the declarations in the manifests, where it is said which they are; the tree is good without.
+func (s *settings) specs() map[types.NamespacedName]*v1alpha1.VirtualServerSpec {
+	if s.manifests == "" {
+		return nil
+	}
+	snap, err := endpoints.Load(s.manifests, s.stateDir)
+	if err != nil {
+		return nil
+	}
+	out := map[types.NamespacedName]*v1alpha1.VirtualServerSpec{}
+	for i := range snap.Servers {
+		out[snap.Servers[i].Key] = &snap.Servers[i].Spec
+	}
+	return out
 }
 
 // qualified is NAMESPACE/NAME of what may be a name alone.
@@ -130,129 +232,4 @@ func qualified(name string) string {
 		return name
 	}
 	return "default/" + name
-}
-
-// painter writes for a person, in colour where that is a terminal.
-type painter struct {
-	w      io.Writer
-	colour bool
-}
-
-// Select Graphic Rendition codes (ECMA-48).
-const (
-	bold   = "1"
-	dim    = "2"
-	red    = "31"
-	green  = "32"
-	yellow = "33"
-)
-
-func (p painter) paint(code, text string) string {
-	if !p.colour {
-		return text
-	}
-	return "\x1b[" + code + "m" + text + "\x1b[0m"
-}
-
-func (p painter) line(format string, args ...any) { fmt.Fprintf(p.w, format+"\n", args...) }
-
-func (p painter) status(status *sync.Status, running bool) {
-	state := p.paint(green, "healthy")
-	switch {
-	case !running:
-		state = p.paint(red, "not running")
-	case !status.Healthy():
-		state = p.paint(red, "unhealthy")
-	}
-	p.line("node %s: %s", p.paint(bold, status.Node), state)
-	if status.Error != "" {
-		p.line("  %s %s", p.paint(red, "✗"), status.Error)
-	}
-	for _, e := range status.Errors {
-		p.line("  %s %s", p.paint(red, "✗"), e.Message)
-	}
-	if len(status.Servers) == 0 {
-		p.line("no virtual server is declared")
-	}
-	for i := range status.Servers {
-		p.server(&status.Servers[i])
-	}
-}
-
-// server writes one virtual server as a tree: addresses, colours, what drains.
-func (p painter) server(s *sync.ServerStatus) {
-	phase := p.paint(green, string(s.Status.Phase))
-	if s.Status.Phase != v1alpha1.PhaseSteady || !s.Verified {
-		phase = p.paint(yellow, string(s.Status.Phase))
-	}
-	p.line("")
-	p.line("%s  %s", p.paint(bold, s.Namespace+"/"+s.Name), phase)
-	for _, c := range s.Status.Conditions {
-		if c.Status != "True" && c.Type != v1alpha1.ConditionSafeToRetire {
-			p.line("  %s %s: %s", p.paint(yellow, "!"), c.Reason, c.Message)
-		}
-	}
-	for _, v := range s.Virtual {
-		p.line("  %s %s  %s", v.Key, v.Scheduler, plural(v.Serving, "real server", "real servers"))
-		for _, at := range v.Steered {
-			p.line("    %s %s", p.paint(dim, "from"), at)
-		}
-	}
-	if s.SteeringReason != "" && s.SteeringReason != "declared" {
-		p.line("  %s steering: %s, since %s", p.paint(dim, "i"), s.Steering, s.SteeringReason)
-	}
-	draining := map[string][]sync.DrainStatus{}
-	for _, d := range s.Draining {
-		draining[d.Colour] = append(draining[d.Colour], d)
-	}
-	for _, c := range s.Status.Colours {
-		role := "idle"
-		switch c.Name {
-		case s.Status.Active:
-			role = p.paint(green, "active")
-		case s.Status.Previous:
-			role = "previous"
-		}
-		p.line("  %s %-12s %3d of %d ready  %s%s", p.branch(), c.Name, c.Ready, c.Endpoints, role, drains(draining[c.Name]))
-		delete(draining, c.Name)
-	}
-	for name, d := range draining {
-		if name == "" {
-			name = "(unknown)"
-		}
-		p.line("  %s %-12s %s%s", p.branch(), name, "gone", drains(d))
-	}
-	for _, c := range s.Status.Conditions {
-		if c.Type == v1alpha1.ConditionSafeToRetire && c.Status == "True" {
-			p.line("  %s %s: safe to retire", p.paint(green, "✓"), c.Message)
-		}
-	}
-}
-
-func (p painter) branch() string { return p.paint(dim, "•") }
-
-// drains says what of a colour still has connections.
-func drains(d []sync.DrainStatus) string {
-	if len(d) == 0 {
-		return ""
-	}
-	var active, inactive uint32
-	for _, s := range d {
-		active += s.Active
-		inactive += s.Inactive
-	}
-	return fmt.Sprintf(", draining %s: %d active, %d closing", plural(len(d), "real server", "real servers"), active, inactive)
-}
-
-func plural(n int, one, many string) string {
-	if n == 1 {
-		return fmt.Sprintf("%d %s", n, one)
-	}
-	return fmt.Sprintf("%d %s", n, many)
-}
-
-// colourful is whether a writer is a terminal whose user did not ask for plain text (NO_COLOR).
-func colourful(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd())) && os.Getenv("NO_COLOR") == ""
 }

@@ -1,183 +1,149 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
-	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/pointsman/pointsman/api/v1alpha1"
 	"github.com/pointsman/pointsman/endpoints"
 	"github.com/pointsman/pointsman/rollout"
-	"github.com/pointsman/pointsman/sync"
 )
 
-const exitHelp = `
-Exit status: 0 done (without --wait: declared), 1 failed, 2 wrong usage,
-3 refused, with nothing changed, 4 declared but not seen done within --timeout.`
-
-// change are the flags that switch and rollback share.
-type change struct {
-	namespace string
-	wait      bool
-	timeout   time.Duration
-}
-
-func (f *change) define(c *cobra.Command) {
-	c.Flags().StringVarP(&f.namespace, "namespace", "n", "default", "namespace of the VirtualServer")
-	c.Flags().BoolVar(&f.wait, "wait", false, "return when the kernel was read back as right")
-	c.Flags().DurationVar(&f.timeout, "timeout", 30*time.Second, "how long --wait waits")
-	define(c, keyManifests, keyStateDir, keyKubeconfig)
-}
-
 func newSwitch(e env) *cobra.Command {
-	var f change
+	var m mover
+	var force bool
 	c := &cobra.Command{
 		Use:   "switch [NAMESPACE/]NAME COLOUR",
 		Short: "Send a virtual server's new connections to another colour",
-		Long: `Sets spec.active where the VirtualServer is declared, in the manifest or at the API server, and
-nothing else; the daemons do the rest. A colour without a ready endpoint is refused.
+		Long: `Sets spec.active where the VirtualServer is declared, in the manifest or at the API server; the daemons
+do the rest: stage it, wait for its gate, take its steps, cut over and observe it, as spec.switch says. A colour without a
+ready endpoint is refused.
+
+--force has it skip the gate and the steps, whatever they would find, by spec.switch.force: COLOUR, written with
+spec.active at once. A switch without --force takes a force that is declared back.
+
+--wait follows this switch to its end and tells the outcome by its exit status; on a terminal it shows the tree of
+` + "`pointsman status`" + ` meanwhile, elsewhere a line for each change.
 ` + exitHelp,
 		Example: "  pointsman switch myapp v2 --wait",
 		Args:    cobra.ExactArgs(2),
 		RunE: func(c *cobra.Command, args []string) error {
-			return f.run(c.Context(), e, c, args[0], func(*declared) (string, error) { return args[1], nil })
+			return m.run(e, c, args[0], func(d *declared) (*intent, error) { return toSwitch(d, args[1], force) })
 		},
-		ValidArgsFunction: completeSwitch,
+		ValidArgsFunction: completeNames,
 	}
-	f.define(c)
+	m.define(c)
+	c.Flags().BoolVar(&force, "force", false, "skip the gate and the steps; the colour needs a ready endpoint all the same")
 	return c
 }
 
 func newRollback(e env) *cobra.Command {
-	var f change
+	var m mover
 	c := &cobra.Command{
 		Use:   "rollback [NAMESPACE/]NAME",
-		Short: "Send a virtual server's new connections back to the previous colour",
-		Long: `Switches to the colour that was active before the present one.
+		Short: "Send a virtual server's new connections back to the previous colour, at once",
+		Long: `Switches to status.previous, the colour that was active before the present one; that is neither gated nor
+observed. It is refused when there is none, or when it has no ready endpoint. While a switch has not cut over
+yet, it is taken back, as abort does.
 ` + exitHelp,
 		Example: "  pointsman rollback myapp --wait",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			return f.run(c.Context(), e, c, args[0], func(d *declared) (string, error) {
-				if d.active != d.state.Active && d.state.Active != "" {
-					return d.state.Active, nil // a switch that has not been made yet is taken back
-				}
-				if d.state.Previous == "" {
-					return "", errors.New("there is no previous colour to go back to: it was never switched here")
-				}
-				return d.state.Previous, nil
-			})
+			return m.run(e, c, args[0], toRollback)
 		},
-		ValidArgsFunction: completeSwitch,
+		ValidArgsFunction: completeNames,
 	}
-	f.define(c)
+	m.define(c)
 	return c
 }
 
-// run switches a virtual server to the colour that choose gives.
-func (f *change) run(ctx context.Context, e env, c *cobra.Command, arg string, choose func(*declared) (string, error)) error {
-	s, err := configure(e, c)
-	if err != nil {
-		return err
+// toSwitch is what `switch` declares.
+func toSwitch(d *declared, colour string, force bool) (*intent, error) {
+	if err := d.canBecome(colour); err != nil {
+		return nil, err
 	}
-	key := types.NamespacedName{Namespace: f.namespace, Name: arg}
-	if namespace, name, qualified := strings.Cut(arg, "/"); qualified {
-		if c.Flags().Changed("namespace") && namespace != f.namespace {
-			return usage("%s and --namespace %s name different namespaces", arg, f.namespace)
-		}
-		key = types.NamespacedName{Namespace: namespace, Name: name}
+	forced := ""
+	if force && colour != d.state.Active {
+		forced = colour
 	}
-	h, err := s.home()
-	if err != nil {
-		return err
+	i := d.toward(colour, forced)
+	i.said = fmt.Sprintf("declared %s (was %s); `pointsman status` tells when it is done", colour, d.spec.Active)
+	then := d.spec.DeepCopy()
+	i.change.To(then)
+	if notAgain(then, d.state) {
+		return nil, fmt.Errorf("%s is declared already, and its switch is %s: %s; to try it again as it is: `pointsman abort %s --wait`, then this again, or --force",
+			colour, d.state.Phase, d.state.Message, d.key)
 	}
-	d, err := h.look(ctx, key)
-	if errors.Is(err, endpoints.ErrNotFound) {
-		return &exitError{exitRefused, err}
+	if d.spec.Switch.Paused && colour != d.state.Active && colour != d.state.Previous {
+		i.notes = append(i.notes, "spec.switch.paused holds it; `pointsman resume` lets it go on")
 	}
-	if err != nil {
-		return err
-	}
-	colour, err := choose(d)
-	if err != nil {
-		return refused(key, err)
-	}
-	if d.refused != nil {
-		return refused(key, fmt.Errorf("%s: %s", d.refused.Reason, d.refused.Message))
-	}
-	if d.ready[colour] == 0 && colour != d.state.Active {
-		return refused(key, errors.New(rollout.NoReadyEndpoint(colour, d.state.Active, d.colours())))
-	}
-	before := d.active
-	await, err := h.set(ctx, d, colour)
-	if err != nil {
-		return err
-	}
-	if !f.wait {
-		fmt.Fprintf(e.stdout, "%s: declared %s (was %s); `pointsman status` tells when it is done\n", key, colour, before)
-		return nil
-	}
-	started := time.Now()
-	waiting, cancel := context.WithTimeout(ctx, f.timeout)
-	defer cancel()
-	err = await(waiting)
-	var blocked *sync.BlockedError
+	return i, nil
+}
+
+// toRollback is what `rollback` declares.
+func toRollback(d *declared) (*intent, error) {
+	s := &d.state
+	to := s.Previous
 	switch {
-	case err == nil:
-		fmt.Fprintf(e.stdout, "%s: new connections go to %s only (was %s), read back from the kernel after %s\n",
-			key, colour, before, time.Since(started).Round(time.Millisecond))
-		return nil
-	case errors.As(err, &blocked):
-		// The endpoints went away between our look and the daemon's: nothing is to stay changed.
-		if _, undo := h.set(ctx, d, before); undo != nil {
-			err = errors.Join(err, fmt.Errorf("taking the declaration back: %w", undo))
-		}
-		return refused(key, err)
-	case errors.Is(err, context.DeadlineExceeded):
-		return &exitError{exitTimeout, fmt.Errorf("switch %s: %s is declared, but was not seen done within %s: %w", key, colour, f.timeout, err)}
+	case s.Active != "" && d.spec.Active != s.Active: // not cut over yet, or gone back from by itself
+		to = s.Active
+	case s.Rollback && s.Committed():
+		return nil, fmt.Errorf("the rollback to %s is under way already", s.Active)
+	case to == "" && s.Retiring == "":
+		return nil, errors.New("there is no previous colour to go back to: it was never switched here")
+	case to == "":
+		return nil, fmt.Errorf("there is no previous colour to go back to: %s was itself gone back from, or had no endpoint left since; `pointsman switch %s %s` goes there by way of its gate",
+			s.Retiring, d.key, s.Retiring)
 	}
-	return err
+	if err := d.canBecome(to); err != nil {
+		return nil, err
+	}
+	i := d.toward(to, "")
+	i.said = fmt.Sprintf("declared %s (was %s); `pointsman status` tells when it is done", to, d.spec.Active)
+	return i, nil
 }
 
-func refused(key types.NamespacedName, err error) error {
-	return &exitError{exitRefused, fmt.Errorf("switch %s refused, nothing was changed: %w", key, err)}
+// toward is the declaration of a colour, and of a force or of none.
+func (d *declared) toward(colour, force string) *intent {
+	return &intent{change: endpoints.Change{Active: &colour, Force: &force}}
 }
 
-// completeSwitch completes the names of VirtualServers, then their colours.
-func completeSwitch(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	none := cobra.ShellCompDirectiveNoFileComp
-	s, err := configure(env{stderr: c.ErrOrStderr(), stdout: c.OutOrStdout()}, c)
-	if err != nil {
-		return nil, none
+// canBecome is nil, or why a colour cannot become the active one.
+func (d *declared) canBecome(colour string) error {
+	if d.refused != nil {
+		return fmt.Errorf("%s: %s", d.refused.Reason, d.refused.Message)
 	}
-	h, err := s.home()
-	if err != nil {
-		return nil, none
+	if d.colours[colour].Ready == 0 && colour != d.state.Active {
+		return errors.New(rollout.NoReadyEndpoint(colour, d.state.Active, d.colours))
 	}
-	ctx, cancel := context.WithTimeout(c.Context(), 3*time.Second)
-	defer cancel()
-	all, err := h.all(ctx)
-	if err != nil {
-		return nil, none
+	return nil
+}
+
+// standing says where a switch is, in a few words.
+func (d *declared) standing() string {
+	s := &d.state
+	why := ""
+	if s.Message != "" {
+		why = ": " + s.Message
 	}
-	var out []string
-	for _, d := range all {
-		name := d.key.String()
-		if d.key.Namespace == "default" {
-			name = d.key.Name
-		}
-		switch {
-		case len(args) == 0:
-			out = append(out, name)
-		case len(args) == 1 && (args[0] == name || args[0] == d.key.String()) && c.Name() == "switch":
-			for colour := range d.ready {
-				out = append(out, colour)
-			}
-		}
+	switch s.Phase {
+	case v1alpha1.PhaseStaging:
+		return fmt.Sprintf("%s %s while %s is active%s", s.Phase, s.Candidate, s.Active, why)
+	case v1alpha1.PhaseStepping:
+		return fmt.Sprintf("%s from %s to %s, step %d of %d with %d %%%s", s.Phase, s.Active, s.Candidate, s.Step, len(d.spec.Switch.Steps), s.Weight, why)
+	case v1alpha1.PhaseSwitching:
+		return fmt.Sprintf("%s from %s to %s, which is decided%s", s.Phase, s.Retiring, s.Active, why)
+	case v1alpha1.PhaseObserving:
+		return fmt.Sprintf("%s %s, which is active%s", s.Phase, s.Active, why)
+	case v1alpha1.PhaseBlocked, v1alpha1.PhaseRolledBack:
+		return fmt.Sprintf("%s, %s is active%s", s.Phase, s.Active, why)
+	case "":
+		return "no daemon has served it yet"
 	}
-	return out, none
+	if d.spec.Active != s.Active {
+		return fmt.Sprintf("%s is declared and not begun, %s is active", d.spec.Active, s.Active)
+	}
+	return fmt.Sprintf("no switch is under way, %s is active", s.Active)
 }

@@ -75,31 +75,62 @@ func (d *Declarations) Reports(ctx context.Context) ([]v1alpha1.NodeReport, erro
 	return out, nil
 }
 
-// SetActive changes spec.active from what it is in was, and nothing else. When somebody else has changed
-// it meanwhile the error says so, and nothing is changed.
-func (d *Declarations) SetActive(ctx context.Context, was *v1alpha1.VirtualServer, colour string) (*v1alpha1.VirtualServer, error) {
+// changeTries is far more than the status of one object is written while it is being changed.
+const changeTries = 20
+
+// Change changes what is declared from what it is in was, and no other field. When somebody else has changed any
+// of the same fields meanwhile the error says so, and nothing is changed. It returns the object as it was written, with
+// the status of that moment: whatever that becomes later is by a declaration that is this one or a later one.
+func (d *Declarations) Change(ctx context.Context, was *v1alpha1.VirtualServer, c endpoints.Change) (*v1alpha1.VirtualServer, error) {
 	key := types.NamespacedName{Namespace: was.Namespace, Name: was.Name}
-	type op struct {
-		Op    string `json:"op"`
-		Path  string `json:"path"`
-		Value string `json:"value"`
-	}
-	patch, err := json.Marshal([]op{
-		{"test", "/metadata/uid", string(was.UID)}, {"test", "/spec/active", was.Spec.Active}, {"replace", "/spec/active", colour},
-	})
-	if err != nil {
-		return nil, err
-	}
-	u, err := d.client.Namespace(key.Namespace).Patch(ctx, key.Name, types.JSONPatchType, patch, metav1.PatchOptions{FieldManager: "pointsman"})
-	if apierrors.IsInvalid(err) {
-		if now, getErr := d.Get(ctx, key); getErr == nil && (now.UID != was.UID || now.Spec.Active != was.Spec.Active) {
+	now := was
+	for try := 1; ; try++ {
+		patch, err := changePatch(now, c)
+		if err != nil || patch == nil {
+			return now, err
+		}
+		u, err := d.client.Namespace(key.Namespace).Patch(ctx, key.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: "pointsman"})
+		if err == nil {
+			return decodeAll(u)
+		}
+		if !apierrors.IsConflict(err) || try == changeTries {
+			return nil, d.fault("changing", key, err)
+		}
+		// The object has been written meanwhile, its status most likely.
+		if now, err = d.Get(ctx, key); err != nil {
+			return nil, err
+		}
+		if now.UID != was.UID || now.Spec.Active != was.Spec.Active || now.Spec.Switch.Force != was.Spec.Switch.Force || now.Spec.Switch.Paused != was.Spec.Switch.Paused {
 			return nil, fmt.Errorf("VirtualServer %s was changed by somebody else meanwhile (active: %s); look again", key, now.Spec.Active)
 		}
 	}
-	if err != nil {
-		return nil, d.fault("setting active of", key, err)
+}
+
+// changePatch is the merge patch of a change; nil when it changes nothing. One that is nothing any more is removed.
+func changePatch(was *v1alpha1.VirtualServer, c endpoints.Change) ([]byte, error) {
+	spec, sw := map[string]any{}, map[string]any{}
+	if c.Active != nil && *c.Active != was.Spec.Active {
+		spec["active"] = *c.Active
 	}
-	return decodeAll(u)
+	if c.Force != nil && *c.Force != was.Spec.Switch.Force {
+		if sw["force"] = nil; *c.Force != "" {
+			sw["force"] = *c.Force
+		}
+	}
+	if c.Paused != nil && *c.Paused != was.Spec.Switch.Paused {
+		if sw["paused"] = nil; *c.Paused {
+			sw["paused"] = true
+		}
+	}
+	if len(sw) > 0 {
+		spec["switch"] = sw
+	}
+	if len(spec) == 0 {
+		return nil, nil
+	}
+	return json.Marshal(map[string]any{
+		"metadata": map[string]any{"uid": was.UID, "resourceVersion": was.ResourceVersion}, "spec": spec,
+	})
 }
 
 func (d *Declarations) fault(doing string, key types.NamespacedName, err error) error {

@@ -15,9 +15,18 @@ import (
 
 var myapp = types.NamespacedName{Namespace: "default", Name: "myapp"}
 
+// setActive is [Edit] of spec.active alone.
+func setActive(path string, data []byte, key types.NamespacedName, colour string) (edited []byte, previous string, err error) {
+	edited, was, err := Edit(path, data, key, Change{Active: &colour})
+	if err != nil {
+		return nil, "", err
+	}
+	return edited, was.Spec.Active, nil
+}
+
 const head = "apiVersion: pointsman.io/v1alpha1\nkind: VirtualServer\nmetadata: {name: myapp}\nspec:\n  service: {name: myapp}\n"
 
-func TestSetActive(t *testing.T) {
+func TestEdit(t *testing.T) {
 	for name, c := range map[string]struct {
 		file   string // m.yaml if empty
 		before string
@@ -85,7 +94,7 @@ func TestSetActive(t *testing.T) {
 			if colour == "" {
 				colour = "v2"
 			}
-			edited, previous, err := SetActive(file, []byte(c.before), myapp, colour)
+			edited, previous, err := setActive(file, []byte(c.before), myapp, colour)
 			if c.after == "" { // the text given is wrong
 				require.ErrorContains(t, err, "mend the manifest first")
 				return
@@ -95,16 +104,16 @@ func TestSetActive(t *testing.T) {
 			if !strings.Contains(name, "shrinks") && !strings.Contains(name, "from") {
 				assert.Equal(t, "v1", previous)
 			}
-			back, _, err := SetActive(file, edited, myapp, previous)
+			back, _, err := setActive(file, edited, myapp, previous)
 			require.NoError(t, err)
-			again, _, err := SetActive(file, back, myapp, colour)
+			again, _, err := setActive(file, back, myapp, colour)
 			require.NoError(t, err)
 			assert.Equal(t, c.after, string(again))
 		})
 	}
 }
 
-func TestSetActiveRefusals(t *testing.T) {
+func TestEditRefusals(t *testing.T) {
 	shared := strings.Replace(head, "service: {name: myapp}", "service: {name: myapp}\n  preview: {colour: *a, nodePort: 1}", 1)
 	shared = strings.Replace(shared, "  service", "  active: &a v1\n  service", 1)
 	two := "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: pointsman.io/v1alpha1, kind: VirtualServer, metadata: {name: x}, spec: &s {service: {name: x}, active: v1}}\n- {apiVersion: pointsman.io/v1alpha1, kind: VirtualServer, metadata: {name: myapp}, spec: *s}\n"
@@ -117,26 +126,26 @@ func TestSetActiveRefusals(t *testing.T) {
 		"two characters": {head + "  active: |\n    v1\n", "v2", `mend the manifest first: m.yaml:6:11: VirtualServer default/myapp: spec.active: Invalid value: "v1\n": must be a label value: at most 63 letters, digits, '-', '_' and '.', with a letter or digit at both ends`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, _, err := SetActive("m.yaml", []byte(c.text), myapp, c.colour)
+			_, _, err := setActive("m.yaml", []byte(c.text), myapp, c.colour)
 			require.Error(t, err)
 			assert.Equal(t, c.want, err.Error())
 		})
 	}
-	_, _, err := SetActive("m.yaml", []byte(head+"  active: v1\n"), types.NamespacedName{Namespace: "shop", Name: "myapp"}, "v2")
+	_, _, err := setActive("m.yaml", []byte(head+"  active: v1\n"), types.NamespacedName{Namespace: "shop", Name: "myapp"}, "v2")
 	require.ErrorIs(t, err, ErrNotDeclared)
 }
 
-func TestSetActiveSame(t *testing.T) {
+func TestEditSame(t *testing.T) {
 	text := []byte(head + "  active: v1\n")
-	edited, previous, err := SetActive("m.yaml", text, myapp, "v1")
+	edited, previous, err := setActive("m.yaml", text, myapp, "v1")
 	require.NoError(t, err)
 	assert.Equal(t, "v1", previous)
 	assert.Equal(t, text, edited)
 }
 
-// TestSetActiveLayouts builds manifests of every layout and colour, and holds the edit to: the text
+// TestEditLayouts builds manifests of every layout and colour, and holds the edit to: the text
 // around the value stays, and reading it gives the colour.
-func TestSetActiveLayouts(t *testing.T) {
+func TestEditLayouts(t *testing.T) {
 	colour := rapid.OneOf(
 		rapid.StringMatching(`[A-Za-z0-9]([-A-Za-z0-9_.]{0,20}[A-Za-z0-9])?`),
 		rapid.SampledFrom([]string{"1.10", "yes", "y", "null", "NaN", "0x1f", "1e3", "2026-11-23", "true", "007", "0b1", "1_0"}),
@@ -169,7 +178,7 @@ func TestSetActiveLayouts(t *testing.T) {
 		if file.VirtualServers[0].Spec.Active != from {
 			t.Fatalf("read %q", file.VirtualServers[0].Spec.Active)
 		}
-		after, previous, err := SetActive("m.yaml", before, myapp, to)
+		after, previous, err := setActive("m.yaml", before, myapp, to)
 		if err != nil {
 			t.Fatalf("%v in %q", err, before)
 		}
@@ -182,14 +191,14 @@ func TestSetActiveLayouts(t *testing.T) {
 	})
 }
 
-func FuzzSetActive(f *testing.F) {
+func FuzzEdit(f *testing.F) {
 	f.Add([]byte(head+"  active: v1\n"), "v2")
 	f.Add([]byte(head+"  active: &a !!str v1\n"), "1.10")
 	f.Add([]byte("\ufeff"+strings.ReplaceAll(head+"  active: |-\n   v1\n", "\n", "\r\n")), "yes")
 	f.Add([]byte("a: &a v1\n---\n"+head+"  active: *a\n"), "v2")
 	f.Add([]byte(head+"  <<: {active: v1}\n"), "b")
 	f.Fuzz(func(t *testing.T, data []byte, colour string) {
-		edited, previous, err := SetActive("m.yaml", data, myapp, colour)
+		edited, previous, err := setActive("m.yaml", data, myapp, colour)
 		if err != nil {
 			return
 		}

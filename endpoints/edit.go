@@ -14,6 +14,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/pointsman/pointsman/api/v1alpha1"
 	"github.com/pointsman/pointsman/endpoints/manifest"
 	"github.com/pointsman/pointsman/internal/atomicfile"
 )
@@ -24,47 +25,50 @@ var ErrNotFound = errors.New("no such VirtualServer")
 // lockTimeout is far more than an edit takes; who holds the lock longer is stuck.
 const lockTimeout = 5 * time.Second
 
-// SetActive sets spec.active of a VirtualServer in the manifest that declares it, and changes no other
-// byte of it. It returns the value before and the digest of the file, by which [Server] shows that the
-// edit is in force. A file that says so already is not written.
+// Change is a change of a VirtualServer's declaration.
+type Change = manifest.Change
+
+// Edit changes a VirtualServer in the manifest that declares it, and no other byte of that; see [manifest.Edit]. It
+// returns what was declared before and the digest of the file, by which [Server] shows that the edit is in
+// force. A file that says so already is not written.
 //
 // The new text is parsed before it is put in place, by a rename, so a reader never meets a wrong or a
 // half-written file. Edits of the same file wait for one another.
-func SetActive(dir string, key types.NamespacedName, colour string) (previous, digest string, err error) {
+func Edit(dir string, key types.NamespacedName, change Change) (was *v1alpha1.VirtualServer, digest string, err error) {
 	path, err := declaringFile(dir, key)
 	if err != nil {
-		return "", "", err
+		return nil, "", err
 	}
 	real, err := filepath.EvalSymlinks(path)
 	if err != nil {
-		return "", "", fmt.Errorf("setting active of VirtualServer %s in %s: %w", key, path, err)
+		return nil, "", fmt.Errorf("changing VirtualServer %s in %s: %w", key, path, err)
 	}
-	previous, digest, err = setActive(real, filepath.Base(path), key, colour)
+	was, digest, err = edit(real, filepath.Base(path), key, change)
 	if errors.Is(err, fs.ErrPermission) {
 		err = fmt.Errorf("%w; run it as the owner of the file and its directory", err)
 	}
 	if err != nil {
-		return "", "", fmt.Errorf("setting active of VirtualServer %s in %s: %w", key, path, err)
+		return nil, "", fmt.Errorf("changing VirtualServer %s in %s: %w", key, path, err)
 	}
-	return previous, digest, nil
+	return was, digest, nil
 }
 
-func setActive(path, name string, key types.NamespacedName, colour string) (previous, digest string, err error) {
+func edit(path, name string, key types.NamespacedName, change Change) (was *v1alpha1.VirtualServer, digest string, err error) {
 	unlock, err := lockDir(filepath.Dir(path))
 	if err != nil {
-		return "", "", err
+		return nil, "", err
 	}
 	defer unlock()
 	data, before, err := readManifest(path)
 	if err != nil {
-		return "", "", err
+		return nil, "", err
 	}
-	edited, previous, err := manifest.SetActive(name, data, key, colour)
+	edited, was, err := manifest.Edit(name, data, key, change)
 	if err != nil {
-		return "", "", err
+		return nil, "", err
 	}
 	if bytes.Equal(edited, data) {
-		return previous, manifest.Digest(data), nil
+		return was, manifest.Digest(data), nil
 	}
 	err = atomicfile.ReplaceDurably(path, edited, func(f *os.File) error {
 		if err := keepModeAndOwner(path, f); err != nil {
@@ -78,9 +82,9 @@ func setActive(path, name string, key types.NamespacedName, colour string) (prev
 		return nil
 	})
 	if err != nil {
-		return "", "", err
+		return nil, "", err
 	}
-	return previous, manifest.Digest(edited), nil
+	return was, manifest.Digest(edited), nil
 }
 
 func keepModeAndOwner(path string, f *os.File) error {
