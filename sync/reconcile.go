@@ -155,7 +155,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	}
 	var watched <-chan struct{}
 	if r.Connections != nil {
-		r.watcher = newWatcher(ctx, r.IPVS, r.Connections, r.Log)
+		r.watcher = newWatcher(ctx, r.Connections, r.Log)
 		defer r.watcher.running.Wait()
 		watched = r.watcher.changed
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
 
 	"github.com/pointsman/pointsman/api/v1alpha1"
 	"github.com/pointsman/pointsman/endpoints"
@@ -22,8 +23,10 @@ import (
 	"github.com/pointsman/pointsman/rollout"
 )
 
-// Connections is the kernel's table of connections.
+// Connections is what the kernel counts of connections. It is not the [IPVS] that passes read by: that leaves the counters
+// of real servers where they are.
 type Connections interface {
+	RealServers(context.Context, ipvs.Key) ([]ipvs.RealInfo, error)
 	Connections(context.Context) (map[ipvs.ConnKey]*ipvs.ConnCount, error)
 }
 
@@ -131,7 +134,6 @@ func (r *Reconciler) signs(key types.NamespacedName, state rollout.State, spec *
 // watcher reads the kernel's counters for as long as something is watched, in a goroutine of its own.
 type watcher struct {
 	ctx         context.Context
-	ipvs        IPVS
 	connections Connections
 	changed     chan struct{} // of size one: the signs did
 	log         logrus.FieldLogger
@@ -156,8 +158,8 @@ type reading struct {
 	conns  map[netip.AddrPort]ipvs.ConnCount // nil: the table was not read
 }
 
-func newWatcher(ctx context.Context, table IPVS, connections Connections, log logrus.FieldLogger) *watcher {
-	return &watcher{ctx: ctx, ipvs: table, connections: connections, log: log, changed: make(chan struct{}, 1)}
+func newWatcher(ctx context.Context, connections Connections, log logrus.FieldLogger) *watcher {
+	return &watcher{ctx: ctx, connections: connections, log: log, changed: make(chan struct{}, 1)}
 }
 
 // set says what is watched from now on.
@@ -267,7 +269,7 @@ func (w *watcher) read(wanted map[types.NamespacedName]*watched, now time.Time) 
 	for key, of := range wanted {
 		n := reading{at: now, colour: of.colour, reals: map[realOf]ipvs.RealInfo{}}
 		for _, k := range of.keys {
-			reals, err := w.ipvs.RealServers(w.ctx, k)
+			reals, err := w.connections.RealServers(w.ctx, k)
 			if err != nil && !errors.Is(err, fs.ErrNotExist) { // else it is yet to come, or gone
 				return nil, err // what is missing would look as if made anew the next time
 			}
@@ -338,7 +340,7 @@ func (of *watched) windows(before, now reading) map[netip.AddrPort]probe.Window 
 	out, serving := map[netip.AddrPort]probe.Window{}, map[netip.AddrPort]bool{}
 	for at, real := range now.reals {
 		endpoint := of.reals[at]
-		b, n := before.reals[at].Counters, real.Counters
+		b, n := ptr.Deref(before.reals[at].Counters, ipvs.Counters{}), ptr.Deref(real.Counters, ipvs.Counters{})
 		if n.Conns < b.Conns || n.InPackets < b.InPackets || n.OutPackets < b.OutPackets || n.OutBytes < b.OutBytes {
 			b = ipvs.Counters{} // made anew since
 		}

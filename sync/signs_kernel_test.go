@@ -58,7 +58,7 @@ func TestKernelSigns(t *testing.T) {
 	t.Cleanup(cancel)
 	log := logrus.New()
 	log.SetOutput(io.Discard)
-	w := newWatcher(ctx, table, table, log)
+	w := newWatcher(ctx, table, log)
 	wanted := map[types.NamespacedName]*watched{}
 	w.wanted = wanted
 	want := map[string]probe.SignKind{}

@@ -19,6 +19,7 @@ import (
 
 // conntrack is a table of connections that a test fills.
 type conntrack struct {
+	*ipvs.Fake
 	mu    gosync.Mutex
 	reads int
 	conns map[ipvs.ConnKey]*ipvs.ConnCount
@@ -51,7 +52,7 @@ func observedServer(active string, v2 int) endpoints.Server {
 // refused has so many connections refused at each real server of v2, in a virtual server.
 func (b *bench) refused(key ipvs.Key, real ipvs.RealKey, conns int) {
 	n := uint64(conns)
-	b.kernel.SetReal(key, real, ipvs.RealInfo{Counters: ipvs.Counters{Conns: n, InPackets: n, OutPackets: n, InBytes: 60 * n, OutBytes: 40 * n}})
+	b.kernel.SetReal(key, real, ipvs.RealInfo{Counters: &ipvs.Counters{Conns: n, InPackets: n, OutPackets: n, InBytes: 60 * n, OutBytes: 40 * n}})
 }
 
 func v2Real(n int) ipvs.RealKey {
@@ -62,7 +63,8 @@ func v2Real(n int) ipvs.RealKey {
 func (b *bench) watches(t *testing.T, c *conntrack) (look func(at time.Duration)) {
 	ctx, cancel := context.WithCancel(b.ctx)
 	t.Cleanup(cancel)
-	b.watcher = newWatcher(ctx, b.kernel, c, b.Log)
+	c.Fake = b.kernel
+	b.watcher = newWatcher(ctx, c, b.Log)
 	b.watcher.awake = true // no goroutine of its own
 	began := time.Now()
 	return func(at time.Duration) { b.watcher.look(b.watcher.wanted, began.Add(at)) }
@@ -158,7 +160,7 @@ func TestSignsOverACutOver(t *testing.T) {
 		{Verb: ipvs.AddService, Service: ipvs.Service{Key: lane, Scheduler: "rr", Netmask: 0xffffffff}},
 		{Verb: ipvs.AddReal, Service: ipvs.Service{Key: lane}, Real: ipvs.RealServer{RealKey: v2Real(1)}},
 	}))
-	b.kernel.SetReal(lane, v2Real(1), ipvs.RealInfo{Counters: ipvs.Counters{Conns: 100, InPackets: 500, OutPackets: 400, OutBytes: 1 << 20}})
+	b.kernel.SetReal(lane, v2Real(1), ipvs.RealInfo{Counters: &ipvs.Counters{Conns: 100, InPackets: 500, OutPackets: 400, OutBytes: 1 << 20}})
 	b.refused(way, v2Real(1), 1000)
 	look(0)
 	b.refused(way, v2Real(1), 1004)
@@ -190,7 +192,7 @@ func TestSignsOfTheTableOfConnections(t *testing.T) {
 		return c
 	}
 	reset := func(n uint64) { // accepted and reset
-		b.kernel.SetReal(way, v2Real(1), ipvs.RealInfo{Counters: ipvs.Counters{Conns: n, InPackets: 2 * n, OutPackets: 2 * n, OutBytes: n * (60 + 52)}})
+		b.kernel.SetReal(way, v2Real(1), ipvs.RealInfo{Counters: &ipvs.Counters{Conns: n, InPackets: 2 * n, OutPackets: 2 * n, OutBytes: n * (60 + 52)}})
 	}
 	elsewhere := at
 	elsewhere.Virtual = netip.MustParseAddrPort("203.0.113.1:80")
@@ -224,10 +226,10 @@ func TestSignsOfTheTableOfConnections(t *testing.T) {
 // There is a goroutine while something is watched, and none at rest.
 func TestNothingIsReadAtRest(t *testing.T) {
 	b := newBench(t, t.TempDir())
-	conns := &conntrack{conns: map[ipvs.ConnKey]*ipvs.ConnCount{}}
+	conns := &conntrack{Fake: b.kernel, conns: map[ipvs.ConnKey]*ipvs.ConnCount{}}
 	ctx, cancel := context.WithCancel(b.ctx)
 	defer cancel()
-	w := newWatcher(ctx, b.kernel, conns, b.Log)
+	w := newWatcher(ctx, conns, b.Log)
 	w.set(nil)
 	require.False(t, w.awake)
 	w.set(map[types.NamespacedName]*watched{owner: {colour: "v2"}})

@@ -156,8 +156,13 @@ func newReconciler(s *settings, source sync.Source) (*sync.Reconciler, func(), e
 	if err != nil {
 		return fail("IPVS", err)
 	}
-	table.LeaveCounters()
 	opened.add(table)
+	table.LeaveCounters()
+	counters, err := ipvs.Open()
+	if err != nil {
+		return fail("IPVS", err)
+	}
+	opened.add(counters)
 	var rules sync.NFT
 	switch open, err := nft.Open(); {
 	case errors.Is(err, nft.ErrUnsupported):
@@ -178,7 +183,7 @@ func newReconciler(s *settings, source sync.Source) (*sync.Reconciler, func(), e
 			NodeName: s.nodeName, StateDir: s.stateDir, NodePortsOn: s.nodePorts, ClusterCIDRs: s.clusterCIDRs,
 			Steering: s.steering, Marks: s.marks,
 		},
-		IPVS: table, NFT: rules, Node: n, Source: source, Connections: table, Log: s.log,
+		IPVS: table, NFT: rules, Node: n, Source: source, Connections: counters, Log: s.log,
 	}, opened.close, nil
 }
 
