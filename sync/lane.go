@@ -105,7 +105,9 @@ func laneReals(reals []ipvs.RealServer) []ipvs.RealServer {
 // percentage whatever the numbers of its endpoints.
 func (v *VirtualServer) reals(m mix) []ipvs.RealServer {
 	of := func(colour string) (out []ipvs.RealServer) {
-		for _, e := range usable(v.from, colour, v.way, v.node) {
+		all := usable(v.from, colour, v.way, v.node)
+		out = slices.Grow(out, len(all)) // no more than that: it is kept
+		for _, e := range all {
 			r := realServer(e, v.way, v.forwarding)
 			// Without port translation, two ports of one address are one real server.
 			if n := len(out); n == 0 || out[n-1].RealKey != r.RealKey {
