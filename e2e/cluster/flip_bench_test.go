@@ -195,6 +195,7 @@ func (c *Cluster) flip(to func(colour string) error) flipTally {
 			out.old++
 			if !one.Alive() {
 				out.cut++
+				c.t.Logf("cut: %v", one)
 			}
 		}
 	}
@@ -222,14 +223,14 @@ func latest(all map[string][]time.Duration) (out []string) {
 }
 
 func flipTable(proxy, ours flipTally) string {
-	out := fmt.Sprintf("\n%d changes of the colour of two Services on three nodes, each watched until all clients had it thrice and for %v more, kernel %s, in one emulated guest\n", flips, flipCalm, kernelRelease())
-	row := func(what, a, b string) { out += fmt.Sprintf("%-78s %26s %26s\n", what, a, b) }
+	out := fmt.Sprintf("\n%d changes of the colour of two Services on three nodes, each watched until all clients had it thrice and for %v more, kernel %s, in one emulated guest, whose processor all of it shares\n", flips, flipCalm, kernelRelease())
+	row := func(what, a, b string) { out += fmt.Sprintf("%-98s %34s %26s\n", what, a, b) }
 	row("", "kube-proxy, selector", "pointsman, spec.active")
 	for _, kind := range flipKinds {
 		figure := func(f flipTally) string {
 			text := fmt.Sprintf("%v, %v", quantile(f.settled[kind], 0.5).Round(time.Millisecond), slices.Max(f.settled[kind]).Round(time.Millisecond))
 			if f.never[kind] > 0 {
-				text = fmt.Sprintf("not in %v, %d of %d", flipWatch, f.never[kind], flips)
+				text += fmt.Sprintf(" (%d of %d not in %v)", f.never[kind], flips, flipWatch)
 			}
 			return text
 		}
