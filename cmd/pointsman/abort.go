@@ -106,6 +106,8 @@ func pausing(e env, paused bool, c *cobra.Command) *cobra.Command {
 		}
 		held := ""
 		switch s := &d.state; {
+		case !paused && s.Reason == rollout.ReasonPaused:
+			s.Message = "" // of before
 		case !paused:
 		case s.Committed():
 			held = "; what has cut over is not held, the next switch is"

@@ -55,6 +55,15 @@ func TestWatchIntoAPipe(t *testing.T) {
 		time.Sleep(3 * clusterInterval)
 		does(t, p, 0, "abort", "myapp")
 		shows("v1 → v2  Aborted")
+		if c, ok := p.(*clusterPlace); ok { // what was seen last is still there when nothing can be seen
+			c.api.setDown(true)
+			require.Eventually(t, func() bool {
+				blocks := strings.Split(out.String(), "\n--- ")
+				end := blocks[len(blocks)-1]
+				return strings.Contains(end, "✗ listing VirtualServers") && strings.Contains(end, "v1 → v2  Aborted")
+			}, soon, often)
+			c.api.setDown(false)
+		}
 		cancel()
 		require.Zero(t, <-done)
 		text := out.String()

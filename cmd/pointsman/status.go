@@ -93,7 +93,7 @@ func (r *statusReport) encode(w io.Writer) error {
 }
 
 func watchStatus(ctx context.Context, e env, look func(context.Context, string) (*statusReport, error), name, output string, interval time.Duration) error {
-	view := live{env: e}
+	view, last := live{env: e}, &statusReport{}
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
 	for {
@@ -102,8 +102,11 @@ func watchStatus(ctx context.Context, e env, look func(context.Context, string) 
 			return nil
 		}
 		if err != nil {
-			r = &statusReport{unhealthy: err}
+			gone := *last // what was seen last stands above why there is nothing newer
+			gone.unhealthy = err
+			r = &gone
 		}
+		last = r
 		if output == "json" {
 			var b strings.Builder
 			if err != nil {

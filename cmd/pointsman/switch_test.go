@@ -106,7 +106,7 @@ func TestPauseAndResume(t *testing.T) {
 		require.Contains(t, stdout, "paused")
 		end := begin(t, p, "switch", "myapp", "v2", "--wait")
 		stdout, _ = does(t, p, 0, "resume", "myapp")
-		require.Contains(t, stdout, "goes on: Staging v2 while v1 is active")
+		require.Equal(t, "default/myapp: goes on: Staging v2 while v1 is active\n", stdout)
 		status, _, stderr := end()
 		require.Zero(t, status, stderr)
 		require.False(t, p.spec().Switch.Paused)
