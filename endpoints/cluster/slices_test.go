@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -63,7 +64,7 @@ func drawSlice(t *rapid.T) *discoveryv1.EndpointSlice {
 			Name: rapid.String().Draw(t, "name"), Namespace: "shop", UID: "u", ResourceVersion: "7", Generation: 3,
 			Labels:        rapid.MapOf(rapid.StringN(1, 5, -1), rapid.String()).Draw(t, "labels"),
 			Annotations:   map[string]string{"d": "e"},
-			ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "m", FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:a":{}}`)}}},
+			ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "m", FieldsV1: metav1.NewFieldsV1(`{"f:a":{}}`)}},
 		},
 		AddressType: rapid.SampledFrom([]discoveryv1.AddressType{discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6, ""}).Draw(t, "type"),
 	}
@@ -195,7 +196,7 @@ func BenchmarkReadSlices(b *testing.B) {
 			ObjectMeta: metav1.ObjectMeta{
 				Name: fmt.Sprintf("app-%04d", i), Namespace: "default", UID: "0b8e0b7e-7a3b-4a0e-9a3b-2f6f0e2f8a11", ResourceVersion: "123456",
 				Labels:        map[string]string{discoveryv1.LabelServiceName: fmt.Sprintf("app-%04d", i), endpoints.ServiceProxyLabel: endpoints.ServiceProxyName, discoveryv1.LabelManagedBy: "x"},
-				ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "kube-controller-manager", FieldsV1: &metav1.FieldsV1{Raw: bytes.Repeat([]byte("x"), 600)}}},
+				ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "kube-controller-manager", FieldsV1: metav1.NewFieldsV1(strings.Repeat("x", 600))}},
 			},
 			AddressType: discoveryv1.AddressTypeIPv4,
 			Ports:       []discoveryv1.EndpointPort{{Name: ptrTo("http"), Port: ptrTo(int32(80)), Protocol: ptrTo(corev1.ProtocolTCP)}},
