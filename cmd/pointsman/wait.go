@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -17,6 +16,8 @@ import (
 const (
 	followInterval = 100 * time.Millisecond
 	drawInterval   = time.Second
+	// noticeSoon is how long a daemon may take to notice before a line says that it has not.
+	noticeSoon = 2 * time.Second
 )
 
 // waiting follows one switch to its end.
@@ -109,7 +110,7 @@ func (w *waiting) progress() func(context.Context, sighting, outcome, string) {
 	}
 	last := ""
 	return func(_ context.Context, s sighting, how outcome, why string) {
-		if how != running {
+		if how != running || !s.answered && time.Since(w.started) < noticeSoon {
 			return
 		}
 		if text := progressOf(w.attempt.to, s, why); text != last {
@@ -124,19 +125,21 @@ func progressOf(to string, s sighting, why string) string {
 	if !s.answered {
 		return fmt.Sprintf("%s is declared: %s", to, why)
 	}
-	var parts []string
+	what, more := fmt.Sprintf("%s to %s", s.state.Phase, to), fmt.Sprintf("%d of %d nodes switched", s.switched, s.total)
 	switch s.state.Phase {
 	case v1alpha1.PhaseStaging:
-		parts = append(parts, fmt.Sprintf("%s %s, %d of %d nodes staged", s.state.Phase, s.state.Candidate, s.staged, s.total))
+		what, more = fmt.Sprintf("%s %s", s.state.Phase, s.state.Candidate), fmt.Sprintf("%d of %d nodes staged", s.staged, s.total)
 	case v1alpha1.PhaseStepping:
-		parts = append(parts, fmt.Sprintf("%s to %s, step %d: %d %%, given by %d of %d nodes", s.state.Phase, s.state.Candidate, s.state.Step, s.state.Weight, s.staged, s.total))
+		what = fmt.Sprintf("%s to %s, step %d: %d %%", s.state.Phase, s.state.Candidate, s.state.Step, s.state.Weight)
+		more = fmt.Sprintf("given by %d of %d nodes", s.staged, s.total)
 	case v1alpha1.PhaseObserving:
-		parts = append(parts, fmt.Sprintf("%s %s until %s", s.state.Phase, s.state.Active, stampText(s.state.Deadline)))
-	default:
-		parts = append(parts, fmt.Sprintf("%s to %s, %d of %d nodes switched", s.state.Phase, to, s.switched, s.total))
+		what, more = fmt.Sprintf("%s %s until %s", s.state.Phase, s.state.Active, stampText(s.state.Deadline)), ""
 	}
-	if why != "" {
-		parts = append(parts, why)
+	if s.state.Reason != "" {
+		more = why // who waits for whom says more than a count does
 	}
-	return strings.Join(parts, ": ")
+	if more == "" {
+		return what
+	}
+	return what + ", " + more
 }

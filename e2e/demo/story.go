@@ -36,6 +36,7 @@ func tell(s *screen, binary, dir string) (err error) {
 		func() error { return st.turn("switch", "v1", "v2", v1) },
 		func() (err error) { v2, err = st.back(v1); return err },
 		func() error { return st.drain(v1, v2) },
+		st.bad,
 		func() error { return st.restart(watch) },
 		st.cleanup,
 	} {
@@ -205,21 +206,65 @@ func (st *stage) drain(sessions ...*lab.Sessions) error {
 		}
 	}
 	st.check("connections that lasted to their own end", 12, ended)
-	began := time.Now()
-	for {
+	if err := st.drained(); err != nil {
+		return err
+	}
+	_, err := st.call("status")
+	return err
+}
+
+// drained waits until nothing drains any more.
+func (st *stage) drained() error {
+	for began := time.Now(); ; time.Sleep(50 * time.Millisecond) {
 		v, err := st.table()
 		if err != nil {
 			return err
 		}
-		left := v.Draining()
-		if len(left) == 0 || time.Since(began) > patience {
+		if left := v.Draining(); len(left) == 0 || time.Since(began) > patience {
 			st.check("real servers of v2 that are left in the table", 0, len(left))
-			break
+			return nil
 		}
-		time.Sleep(50 * time.Millisecond)
 	}
-	_, err := st.call("status")
-	return err
+}
+
+// bad switches to a version that takes connections and resets each, and watches the daemon go back.
+func (st *stage) bad() error {
+	st.title("A bad version: seen, and gone back from, by itself")
+	st.manifests.Switch = "{observe: {window: 1m}}"
+	if err := st.manifests.WriteVirtualServer("v1"); err != nil {
+		return err
+	}
+	st.say("spec.switch is %s now, and every pod of v2 resets who connects. The kernel's own counters tell: connections came, and nothing went back.", st.manifests.Switch)
+	for _, b := range st.Colour("v2") {
+		b.Set(lab.Resetting)
+	}
+	run := st.Start(st.load())
+	if err := run.Await(50, patience); err != nil {
+		return err
+	}
+	r, err := st.call("switch", "myapp", "v2", "--wait")
+	if err != nil {
+		return err
+	}
+	returned := time.Now()
+	if err := run.Await(50, patience); err != nil {
+		return err
+	}
+	report := run.Stop()
+	st.check("exit status: rolled back", 6, r.Status)
+	after := report.Since(returned)
+	st.check("colours that answer afterwards", "v1", only(after))
+	st.check("connections that v2 broke afterwards", 0, errorsOf(after))
+	if _, err := st.call("status"); err != nil {
+		return err
+	}
+	for _, b := range st.Colour("v2") {
+		b.Set(lab.Answering)
+	}
+	if _, err = st.call("abort", "myapp", "--wait"); err != nil {
+		return err
+	}
+	return st.drained()
 }
 
 // restart stops the daemon, sees that nothing changes, and starts it again over a right kernel.
