@@ -140,12 +140,14 @@ func TestKernelSteps(t *testing.T) {
 	w.intact("v1", held)
 	require.Len(t, report.Until(asked).To("v1"), len(report.Until(asked)))
 	require.Len(t, report.Since(ended).To("v2"), len(report.Since(ended)))
+	// wrr goes round by the weights, 27 and 4 for four and three endpoints at 10 %, and gives the lighter colour its
+	// turns together: what is measured is right to those of one round, 12 of 120 and 12 of 24.
 	for i, want := range []float64{10, 50} {
 		step := report.Since(bounds[i][0]).Until(bounds[i][1])
 		got := 100 * float64(len(step.To("v2"))) / float64(len(step))
 		t.Logf("%.0f %% of new connections, measured %.1f %% of %d", want, got, len(step))
-		require.Greater(t, len(step), 100)
-		require.InDelta(t, want, got, 3)
+		require.Greater(t, len(step), 120)
+		require.InDelta(t, want, got, 1+100*12/float64(len(step)))
 	}
 }
 

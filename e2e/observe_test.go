@@ -225,7 +225,8 @@ func (w *world) rolledBack(v *versions, bad badVersion, window time.Duration) {
 		bad.before()
 	}
 	held := w.open(3)
-	run := w.Start(lab.Load{From: w.Client, Target: w.vip, Local: w.ClientAddrs, Rate: 30, Clients: 24, Timeout: 2 * time.Second})
+	// Many at a time, since those that a bad version hangs are patient: so is a machine that is slow.
+	run := w.Start(lab.Load{From: w.Client, Target: w.vip, Local: w.ClientAddrs, Rate: 25, Clients: 60, Timeout: 6 * time.Second})
 	require.NoError(t, run.Await(20, patience))
 	declared := time.Now()
 	w.declare("v2", how)
