@@ -2,13 +2,13 @@ package sync
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -134,32 +134,10 @@ func LoadLedger(stateDir string) (*Ledger, error) {
 	return l, nil
 }
 
-// encode is the text of the ledger file.
-func (l *Ledger) encode() ([]byte, error) {
-	boot, err := bootID()
-	if err != nil {
-		return nil, err
-	}
-	j := ledgerJSON{Boot: boot, Owned: []ownedJSON{}, Rollouts: map[string]rollout.State{}, Sysctls: l.Sysctls, Undone: l.Undone}
-	for name, s := range l.Rollouts {
-		j.Rollouts[name.String()] = s
-	}
-	for key, o := range l.Owned {
-		e := ownedJSON{Key: key, Owner: o.Owner.String(), Lane: o.Lane, Protocol: o.Protocol, Drain: o.Drain}
-		for real, d := range o.Draining {
-			e.Draining = append(e.Draining, drainingJSON{Real: real, Colour: d.Colour, Since: d.Since})
-		}
-		slices.SortFunc(e.Draining, func(a, b drainingJSON) int { return compareReals(a.Real, b.Real) })
-		j.Owned = append(j.Owned, e)
-	}
-	slices.SortFunc(j.Owned, func(a, b ownedJSON) int { return compareKeys(a.Key, b.Key) })
-	return json.Marshal(j)
-}
-
 // ledgerStore writes a ledger to the state directory when it differs from what is there.
 type ledgerStore struct {
 	dir  string
-	last string
+	last [sha256.Size]byte // of the text that was written last
 }
 
 func (s *ledgerStore) save(l *Ledger) error {
@@ -170,11 +148,11 @@ func (s *ledgerStore) save(l *Ledger) error {
 	if err != nil {
 		return fmt.Errorf("writing the ledger: %w", err)
 	}
-	if string(text) != s.last {
+	if digest := sha256.Sum256(text); digest != s.last {
 		if err := atomicfile.Write(filepath.Join(s.dir, ledgerFile), text, 0o644); err != nil {
 			return fmt.Errorf("writing the ledger: %w", err)
 		}
-		s.last = string(text)
+		s.last = digest
 	}
 	l.dirty = false
 	return nil

@@ -43,6 +43,7 @@ type figures struct {
 	full, work, cpu time.Duration
 	rss, anon       int // kB
 	changes         []time.Duration
+	answers         []time.Duration // of them, what the API server took to answer
 }
 
 // TestClusterBench prints pointsman beside kube-proxy in ipvs mode, in one guest, over the same objects.
@@ -84,6 +85,8 @@ func TestClusterBench(t *testing.T) {
 	}{{"median", 0.5}, {"p99", 0.99}} {
 		a, o := quantile(proxy.changes, p.q), quantile(ours.changes, p.q)
 		row(fmt.Sprintf("one endpoint, API write to kernel, %s of %d and %d", p.name, len(proxy.changes), len(ours.changes)), ms(a), ms(o), float64(a)/float64(o), "")
+		a, o = quantile(proxy.answers, p.q), quantile(ours.answers, p.q)
+		row("  of it until the API server answered", ms(a), ms(o), float64(a)/float64(o), "")
 	}
 	fmt.Println(out)
 }
@@ -211,6 +214,7 @@ func (b *bencher) measure(n *Node, name string, changes int, start func() *lab.D
 		began := time.Now()
 		_, err := b.kube.DiscoveryV1().EndpointSlices("default").Update(ctx, slice, metav1.UpdateOptions{})
 		require.NoError(t, err)
+		f.answers = append(f.answers, time.Since(began))
 		for serving(t, table, key) != len(slice.Endpoints) {
 			require.Less(t, time.Since(began), Patience, "the change is in the kernel")
 			time.Sleep(2 * time.Millisecond)
@@ -218,7 +222,7 @@ func (b *bencher) measure(n *Node, name string, changes int, start func() *lab.D
 		f.changes = append(f.changes, time.Since(began))
 		time.Sleep(300 * time.Millisecond)
 	}
-	t.Logf("%s: changes %v", name, f.changes)
+	t.Logf("%s: changes %v, answered after %v", name, f.changes, f.answers)
 	d.Kill()
 	return f
 }
