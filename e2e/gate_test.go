@@ -83,7 +83,8 @@ func TestKernelGate(t *testing.T) {
 	require.Len(t, report.Until(asked).To("v1"), len(report.Until(asked)))
 	w.intact("v1", held)
 
-	// The last ten switches, the newest first.
+	// The last ten switches, the newest first. A switch without --force takes the force back, so the gate goes.
+	w.declare("v2", "{}")
 	for i := range 10 {
 		w.switchTo([]string{"v1", "v2"}[i%2])
 	}
