@@ -3,7 +3,6 @@ package cluster
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -35,39 +34,13 @@ func (s *slice) DeepCopyObject() runtime.Object {
 	return &c
 }
 
-// sliceList is a part of the list.
-type sliceList struct {
-	metav1.TypeMeta
-	metav1.ListMeta
-	Items []slice
-}
-
-// DeepCopyObject makes it a runtime.Object.
-func (l *sliceList) DeepCopyObject() runtime.Object {
-	c := *l
-	return &c
-}
-
 func (c *client) endpointSlices() reader {
-	get := func(o metav1.ListOptions) *rest.Request {
+	return decodedHere(func(o metav1.ListOptions) *rest.Request {
 		o.LabelSelector = selector
 		return c.discovery.Get().Resource("endpointslices").VersionedParams(&o, c.parameters)
-	}
-	return reader{
-		list: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-			text, err := get(o).Do(ctx).Raw()
-			if err != nil {
-				return nil, err
-			}
-			return c.slices.readList(text)
-		},
-		watch: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-			o.Watch = true
-			return stream(ctx, get(o), func(body io.ReadCloser) watch.Decoder {
-				return &sliceEvents{body: body, in: bufio.NewReaderSize(body, 16<<10), read: c.slices}
-			})
-		},
-	}
+	}, c.slices.readList, func(body io.ReadCloser) watch.Decoder {
+		return &sliceEvents{body: body, in: bufio.NewReaderSize(body, readBuffer), read: c.slices}
+	})
 }
 
 // sliceReader reads EndpointSlices.
@@ -79,8 +52,8 @@ type sliceReader struct {
 var protobufPrefix = []byte("k8s\x00") // of an object (k8s.io/apimachinery/pkg/runtime/serializer/protobuf)
 
 // readList reads a list, in protobuf or, from what speaks no protobuf, in JSON.
-func (r sliceReader) readList(text []byte) (*sliceList, error) {
-	out := &sliceList{}
+func (r sliceReader) readList(text []byte) (*listOf[slice], error) {
+	out := &listOf[slice]{}
 	if !bytes.HasPrefix(text, protobufPrefix) {
 		var in discoveryv1.EndpointSliceList
 		if err := json.Unmarshal(text, &in); err != nil {

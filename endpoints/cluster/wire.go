@@ -117,34 +117,38 @@ func (d *declared) readDecision(t *text) error {
 	return err
 }
 
-// declaredList is a part of the list.
-type declaredList struct {
+// listOf is a list, or a part of one.
+type listOf[T any] struct {
 	metav1.TypeMeta
 	metav1.ListMeta
-	Items []declared
+	Items []T
 }
 
 // DeepCopyObject makes it a runtime.Object.
-func (l *declaredList) DeepCopyObject() runtime.Object {
+func (l *listOf[T]) DeepCopyObject() runtime.Object {
 	c := *l
 	return &c
 }
 
 func (c *client) virtualServers() reader {
-	get := func(o metav1.ListOptions) *rest.Request {
+	return decodedHere(func(o metav1.ListOptions) *rest.Request {
 		return c.own.Get().Resource(virtualServers.Resource).SpecificallyVersionedParams(&o, c.parameters, corev1.SchemeGroupVersion)
-	}
+	}, readList, func(body io.ReadCloser) watch.Decoder { return newEvents(body) })
+}
+
+// decodedHere reads what requests are answered with by decoders of our own.
+func decodedHere[T any](get func(metav1.ListOptions) *rest.Request, list func([]byte) (*listOf[T], error), events func(io.ReadCloser) watch.Decoder) reader {
 	return reader{
 		list: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			text, err := get(o).Do(ctx).Raw()
 			if err != nil {
 				return nil, err
 			}
-			return readList(text)
+			return list(text)
 		},
 		watch: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 			o.Watch = true
-			return stream(ctx, get(o), func(body io.ReadCloser) watch.Decoder { return newEvents(body) })
+			return stream(ctx, get(o), events)
 		},
 	}
 }
@@ -161,8 +165,8 @@ func stream(ctx context.Context, get *rest.Request, decoder func(io.ReadCloser) 
 	return nil, err
 }
 
-func readList(all []byte) (*declaredList, error) {
-	out, t := &declaredList{}, &text{b: all}
+func readList(all []byte) (*listOf[declared], error) {
+	out, t := &listOf[declared]{}, &text{b: all}
 	err := t.object(func(key []byte) error {
 		switch string(key) {
 		case "metadata":
@@ -188,11 +192,14 @@ type events struct {
 	have []byte // that was read and is not decoded yet
 }
 
+// readBuffer is what is asked of a connection at a time.
+const readBuffer = 16 << 10
+
 // keepBuffer is how large a buffer is kept for the next event: not one that a single large object made.
 const keepBuffer = 64 << 10
 
 func newEvents(body io.ReadCloser) *events {
-	return &events{body: body, in: bufio.NewReaderSize(body, 16<<10)}
+	return &events{body: body, in: bufio.NewReaderSize(body, readBuffer)}
 }
 
 func (e *events) Close() { _ = e.body.Close() }

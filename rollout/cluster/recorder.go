@@ -94,12 +94,8 @@ func (r *recorder) write(ctx context.Context, e *eventsv1.Event) (err error) {
 			!apierrors.IsServiceUnavailable(err) && !apierrors.IsServerTimeout(err) && !apierrors.IsTimeout(err):
 			return err // and will be again
 		}
-		timer := time.NewTimer(retry.Step())
-		select {
-		case <-ctx.Done():
-			timer.Stop()
+		if pause(ctx, retry.Step()); ctx.Err() != nil {
 			return ctx.Err()
-		case <-timer.C:
 		}
 	}
 	return err
