@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/pointsman/pointsman/internal/jsontext"
 	"github.com/pointsman/pointsman/ipvs"
 	"github.com/pointsman/pointsman/rollout"
 )
@@ -18,7 +19,7 @@ func (l *Ledger) encode() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := append(appendQuoted([]byte(`{"boot":`), boot), `,"owned":[`...)
+	out := append(jsontext.AppendString([]byte(`{"boot":`), boot), `,"owned":[`...)
 	out = slices.Grow(out, 256*(len(l.Owned)+len(l.Rollouts)))
 	for i, key := range slices.SortedFunc(maps.Keys(l.Owned), compareKeys) {
 		if i > 0 {
@@ -33,7 +34,7 @@ func (l *Ledger) encode() ([]byte, error) {
 		if i > 0 {
 			out = append(out, ',')
 		}
-		out = append(appendQuoted(out, name.String()), ':')
+		out = append(jsontext.AppendString(out, name.String()), ':')
 		state := l.Rollouts[name]
 		if out, err = appendState(out, &state); err != nil {
 			return nil, err
@@ -67,7 +68,7 @@ func appendOwned(out []byte, key ipvs.Key, o *Owned) ([]byte, error) {
 	out = strconv.AppendUint(append(out, `,"Protocol":`...), uint64(key.Protocol), 10)
 	out = key.Addr.AppendTo(append(out, `,"Addr":"`...))
 	out = strconv.AppendUint(append(out, `","Port":`...), uint64(key.Port), 10)
-	out = appendQuoted(append(out, `},"owner":`...), o.Owner.String())
+	out = jsontext.AppendString(append(out, `},"owner":`...), o.Owner.String())
 	out = strconv.AppendInt(append(out, `,"drain":{"timeout":`...), int64(o.Drain.Timeout), 10)
 	if o.Drain.Cut {
 		out = append(out, `,"cut":true`...)
@@ -84,10 +85,10 @@ func appendState(out []byte, s *rollout.State) ([]byte, error) {
 		text, err := json.Marshal(s)
 		return append(out, text...), err
 	}
-	out = appendQuoted(append(out, `{"active":`...), s.Active)
+	out = jsontext.AppendString(append(out, `{"active":`...), s.Active)
 	field := func(name, value string) {
 		if value != "" {
-			out = appendQuoted(append(append(append(out, ',', '"'), name...), '"', ':'), value)
+			out = jsontext.AppendString(append(append(append(out, ',', '"'), name...), '"', ':'), value)
 		}
 	}
 	field("previous", s.Previous)
@@ -97,19 +98,8 @@ func appendState(out []byte, s *rollout.State) ([]byte, error) {
 	if s.Decision != 0 {
 		out = strconv.AppendInt(append(out, `,"decision":`...), s.Decision, 10)
 	}
-	out = appendQuoted(append(out, `,"phase":`...), string(s.Phase))
+	out = jsontext.AppendString(append(out, `,"phase":`...), string(s.Phase))
 	field("declaration", s.Declaration)
 	field("of", s.Of)
 	return append(out, '}'), nil
-}
-
-// appendQuoted quotes a text. Those of names and labels have nothing that needs more than quotes.
-func appendQuoted(out []byte, s string) []byte {
-	for i := range len(s) {
-		if c := s[i]; c < ' ' || c >= 0x7f || c == '"' || c == '\\' || c == '<' || c == '>' || c == '&' {
-			text, _ := json.Marshal(s) // a string always has a text
-			return append(out, text...)
-		}
-	}
-	return append(append(append(out, '"'), s...), '"')
 }

@@ -6,6 +6,7 @@ import (
 	"strconv"
 
 	"github.com/pointsman/pointsman/endpoints"
+	"github.com/pointsman/pointsman/internal/jsontext"
 )
 
 // encode is json.Marshal for Servers, byte by byte. Nearly all of the text is endpoints, and while some of them change it
@@ -54,8 +55,8 @@ func appendServer(out []byte, s *endpoints.Server) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		out = appendString(append(out, `{"Name":`...), p.Name)
-		out = appendString(append(out, `,"Protocol":`...), string(p.Protocol))
+		out = jsontext.AppendString(append(out, `{"Name":`...), p.Name)
+		out = jsontext.AppendString(append(out, `,"Protocol":`...), string(p.Protocol))
 		out = append(append(out, `,"Ways":`...), ways...)
 		out = append(out, `,"Endpoints":`...)
 		out = append(appendEndpoints(out, p.Endpoints), '}')
@@ -78,22 +79,11 @@ func appendEndpoints(out []byte, all []endpoints.Endpoint) []byte {
 			out = e.Addr.AppendTo(out)
 		}
 		out = strconv.AppendUint(append(out, `","Port":`...), uint64(e.Port), 10)
-		out = appendString(append(out, `,"Colour":`...), e.Colour)
-		out = appendString(append(out, `,"Node":`...), e.Node)
+		out = jsontext.AppendString(append(out, `,"Colour":`...), e.Colour)
+		out = jsontext.AppendString(append(out, `,"Node":`...), e.Node)
 		out = strconv.AppendBool(append(out, `,"Ready":`...), e.Ready)
 		out = strconv.AppendBool(append(out, `,"Serving":`...), e.Serving)
 		out = append(strconv.AppendBool(append(out, `,"Terminating":`...), e.Terminating), '}')
 	}
 	return append(out, ']')
-}
-
-// appendString quotes a string. Those of Kubernetes names and labels have nothing that needs more than quotes.
-func appendString(out []byte, s string) []byte {
-	for i := range len(s) {
-		if c := s[i]; c < ' ' || c >= 0x7f || c == '"' || c == '\\' || c == '<' || c == '>' || c == '&' {
-			text, _ := json.Marshal(s) // a string always has a text
-			return append(out, text...)
-		}
-	}
-	return append(append(append(out, '"'), s...), '"')
 }

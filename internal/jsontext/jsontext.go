@@ -1,0 +1,16 @@
+// Package jsontext writes JSON without reflection, for the files that are written before traffic may change.
+package jsontext
+
+import "encoding/json"
+
+// AppendString appends a quoted string, as json.Marshal has it. Those of Kubernetes names and labels have nothing that
+// needs more than quotes.
+func AppendString(out []byte, s string) []byte {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c >= 0x7f || c == '"' || c == '\\' || c == '<' || c == '>' || c == '&' {
+			text, _ := json.Marshal(s) // a string always has a text
+			return append(out, text...)
+		}
+	}
+	return append(append(append(out, '"'), s...), '"')
+}
