@@ -40,14 +40,13 @@ func TestObjectIsPatched(t *testing.T) {
 	t.Cleanup(p.stop)
 	comesTo(t, p, v1alpha1.PhaseSteady)
 	patched := func() (spec string) {
-		p.api.mu.Lock()
-		defer p.api.mu.Unlock()
-		require.NotEmpty(t, p.api.patches)
+		patches := p.api.Patches()
+		require.NotEmpty(t, patches)
 		var last struct {
 			Metadata map[string]string `json:"metadata"`
 			Spec     map[string]any    `json:"spec"`
 		}
-		decoder := json.NewDecoder(strings.NewReader(p.api.patches[len(p.api.patches)-1]))
+		decoder := json.NewDecoder(strings.NewReader(patches[len(patches)-1]))
 		decoder.DisallowUnknownFields()
 		require.NoError(t, decoder.Decode(&last))
 		require.Equal(t, "u1", last.Metadata["uid"])
@@ -68,27 +67,26 @@ func TestObjectIsPatched(t *testing.T) {
 	require.JSONEq(t, `{"switch": {"force": "v2"}}`, patched())
 	does(t, p, 0, "switch", "myapp", "v1", "--wait")
 	require.JSONEq(t, `{"active": "v1", "switch": {"force": null}}`, patched())
-	count := len(p.api.patches)
+	count := len(p.api.Patches())
 	does(t, p, 0, "switch", "myapp", "v1")
-	require.Len(t, p.api.patches, count, "what is so already is not written")
+	require.Len(t, p.api.Patches(), count, "what is so already is not written")
 
 	meanwhile := func(do func(*v1alpha1.VirtualServer)) {
 		times := 2
-		p.api.mu.Lock()
-		defer p.api.mu.Unlock()
-		p.api.before = func(verb, resource string) {
+		p.api.SetRefuse(func(verb, _ string) error {
 			if verb != "patch" || times == 0 {
-				return
+				return nil
 			}
 			times--
 			vs := p.object()
 			do(&vs)
-			p.api.apply(t, "virtualservers", &vs)
-		}
+			p.api.Apply(t, "virtualservers", &vs)
+			return nil
+		})
 	}
 	meanwhile(func(vs *v1alpha1.VirtualServer) { vs.Status.Colours[0].Endpoints++ })
 	does(t, p, 0, "switch", "myapp", "v2")
-	require.Len(t, p.api.patches, count+3, "two were in vain")
+	require.Len(t, p.api.Patches(), count+3, "two were in vain")
 	require.Equal(t, "v2", p.spec().Active)
 	meanwhile(func(vs *v1alpha1.VirtualServer) { vs.Spec.Active, vs.Generation = "v9", vs.Generation+1 })
 	_, stderr := does(t, p, exitFailed, "abort", "myapp")

@@ -56,13 +56,13 @@ func TestWatchIntoAPipe(t *testing.T) {
 		does(t, p, 0, "abort", "myapp")
 		shows("v1 → v2  Aborted")
 		if c, ok := p.(*clusterPlace); ok { // what was seen last is still there when nothing can be seen
-			c.api.setDown(true)
+			c.api.SetDown(true)
 			require.Eventually(t, func() bool {
 				blocks := strings.Split(out.String(), "\n--- ")
 				end := blocks[len(blocks)-1]
 				return strings.Contains(end, "✗ listing VirtualServers") && strings.Contains(end, "v1 → v2  Aborted")
 			}, soon, often)
-			c.api.setDown(false)
+			c.api.SetDown(false)
 		}
 		cancel()
 		require.Zero(t, <-done)

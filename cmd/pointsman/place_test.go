@@ -13,17 +13,18 @@ import (
 	gosync "sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/sirupsen/logrus"
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/rest"
 	"sigs.k8s.io/yaml"
 
 	"github.com/pointsman/pointsman/api/v1alpha1"
 	"github.com/pointsman/pointsman/endpoints"
+	"github.com/pointsman/pointsman/internal/fakeapi"
 	"github.com/pointsman/pointsman/ipvs"
 	"github.com/pointsman/pointsman/nft"
 	"github.com/pointsman/pointsman/node"
@@ -189,7 +190,7 @@ func (p *manifestPlace) status() v1alpha1.VirtualServerStatus {
 // clusterPlace has two nodes, with their reporters and coordinators.
 type clusterPlace struct {
 	t       *testing.T
-	api     *apiServer
+	api     *fakeapi.Server
 	config  string
 	daemon  daemon
 	kernels []*ipvs.Fake
@@ -200,7 +201,7 @@ type clusterPlace struct {
 }
 
 func newClusterPlace(t *testing.T, how string) place {
-	p := &clusterPlace{t: t, api: newAPIServer(t), config: filepath.Join(t.TempDir(), "kubeconfig"), counts: map[string]int{"v1": 2, "v2": 2}}
+	p := &clusterPlace{t: t, api: fakeapi.New(t), config: filepath.Join(t.TempDir(), "kubeconfig"), counts: map[string]int{"v1": 2, "v2": 2}}
 	for range 2 {
 		p.kernels, p.states = append(p.kernels, ipvs.NewFake()), append(p.states, t.TempDir())
 	}
@@ -210,7 +211,7 @@ func newClusterPlace(t *testing.T, how string) place {
 	require.NoError(t, yaml.UnmarshalStrict([]byte(how), &vs.Spec.Switch))
 	vs.Spec.Service.Name, vs.Spec.Active = "myapp", "v1"
 	v1alpha1.Default(vs)
-	p.api.apply(t, "virtualservers", vs)
+	p.api.Apply(t, "virtualservers", vs)
 	return p
 }
 
@@ -220,9 +221,7 @@ func (p *clusterPlace) ready(colour string, ready int) {
 	p.mu.Lock()
 	p.counts[colour] = ready
 	p.mu.Unlock()
-	p.api.mu.Lock()
-	defer p.api.mu.Unlock()
-	p.api.bump()
+	p.api.Touch()
 }
 
 func (p *clusterPlace) start() {
@@ -230,9 +229,9 @@ func (p *clusterPlace) start() {
 		source := &objectSource{of: p, changed: make(chan struct{}, 1)}
 		source.look()
 		options := cluster.Options{NodeName: name, NodeUID: types.UID("uid-" + name), Log: quiet()}
-		reporter, err := cluster.NewReporter(&rest.Config{Host: p.api.URL}, options)
+		reporter, err := cluster.NewReporter(p.api.Config(), options)
 		require.NoError(p.t, err)
-		coordinator, err := cluster.NewCoordinator(&rest.Config{Host: p.api.URL}, options)
+		coordinator, err := cluster.NewCoordinator(p.api.Config(), options)
 		require.NoError(p.t, err)
 		r := reconciler(name, p.states[i], p.kernels[i], source)
 		r.Observed = func(s *sync.Status) {
@@ -249,7 +248,7 @@ func (p *clusterPlace) start() {
 func (p *clusterPlace) stop() { p.daemon.stop() }
 
 func (p *clusterPlace) object() (vs v1alpha1.VirtualServer) {
-	p.api.read(p.t, "virtualservers", "default", "myapp", &vs)
+	p.api.Read(p.t, "virtualservers", "default", "myapp", &vs)
 	return vs
 }
 
@@ -270,9 +269,7 @@ func (s *objectSource) Failures() uint64              { return 0 }
 
 func (s *objectSource) Run(ctx context.Context) error {
 	for {
-		s.of.api.mu.Lock()
-		changed := s.of.api.changed
-		s.of.api.mu.Unlock()
+		changed := s.of.api.Changed()
 		s.look()
 		select {
 		case <-ctx.Done():
@@ -312,3 +309,8 @@ func (s *objectSource) look() {
 	default:
 	}
 }
+
+const (
+	soon  = time.Minute // a slow machine is no failure
+	often = 10 * time.Millisecond
+)

@@ -19,41 +19,42 @@ import (
 
 	"github.com/pointsman/pointsman/api/v1alpha1"
 	"github.com/pointsman/pointsman/endpoints"
+	"github.com/pointsman/pointsman/internal/fakeapi"
 )
 
-func coordinator(t testing.TB, s *apiServer, node string) *Coordinator {
+func coordinator(t testing.TB, s *fakeapi.Server, node string) *Coordinator {
 	log, _ := quietLog()
-	c, err := NewCoordinator(s.config(), Options{NodeName: node, Version: "v0.3", Log: log})
+	c, err := NewCoordinator(s.Config(), Options{NodeName: node, Version: "v0.3", Log: log})
 	require.NoError(t, err)
 	c.leadFor, c.leadDeadline, c.leadRetry = 2*time.Second, time.Second, 100*time.Millisecond
 	return c
 }
 
-func statusIn(t testing.TB, s *apiServer, name string) v1alpha1.VirtualServerStatus {
+func statusIn(t testing.TB, s *fakeapi.Server, name string) v1alpha1.VirtualServerStatus {
 	var vs v1alpha1.VirtualServer
-	s.read(t, "virtualservers", "default", name, &vs)
+	s.Read(t, "virtualservers", "default", name, &vs)
 	return vs.Status
 }
 
 // world has that many VirtualServers of v1, and live nodes that serve them.
-func world(t testing.TB, s *apiServer, servers int, nodes ...string) *endpoints.Snapshot {
+func world(t testing.TB, s *fakeapi.Server, servers int, nodes ...string) *endpoints.Snapshot {
 	var snapshot endpoints.Snapshot
 	var entries []v1alpha1.NodeVirtualServer
 	for i := range servers {
 		vs := server(fmt.Sprintf("app%04d", i), "v1", 1)
 		vs.UID = "u"
-		s.apply(t, "virtualservers", vs)
+		s.Apply(t, "virtualservers", vs)
 		entries = append(entries, entry(vs.Name, "v1"))
 		snapshot.Servers = append(snapshot.Servers, *resolved(vs, both))
 	}
 	for _, n := range nodes {
-		s.apply(t, "nodereports", reportWith(n, entries...))
-		s.apply(t, "leases", leaseOf(n, time.Now().Add(time.Hour)))
+		s.Apply(t, "nodereports", reportWith(n, entries...))
+		s.Apply(t, "leases", leaseOf(n, time.Now().Add(time.Hour)))
 	}
 	return &snapshot
 }
 
-func eventuallyStatus(t testing.TB, s *apiServer, name string, ok func(v1alpha1.VirtualServerStatus) bool) {
+func eventuallyStatus(t testing.TB, s *fakeapi.Server, name string, ok func(v1alpha1.VirtualServerStatus) bool) {
 	t.Helper()
 	require.Eventually(t, func() bool { return ok(statusIn(t, s, name)) }, soon, often)
 }
@@ -62,8 +63,8 @@ func allSwitched(s v1alpha1.VirtualServerStatus) bool {
 	return s.Phase == v1alpha1.PhaseSteady && meta.IsStatusConditionTrue(s.Conditions, v1alpha1.ConditionSwitched)
 }
 
-func eventReasons(s *apiServer) (out []string) {
-	for _, o := range s.all("events") {
+func eventReasons(s *fakeapi.Server) (out []string) {
+	for _, o := range s.All("events") {
 		reason, _, _ := unstructured.NestedString(o.Object, "reason")
 		out = append(out, reason)
 	}
@@ -72,34 +73,34 @@ func eventReasons(s *apiServer) (out []string) {
 }
 
 // redeclare sets spec.active, by the user's hand.
-func redeclare(t testing.TB, s *apiServer, name, active string) int64 {
+func redeclare(t testing.TB, s *fakeapi.Server, name, active string) int64 {
 	var vs v1alpha1.VirtualServer
-	s.read(t, "virtualservers", "default", name, &vs)
+	s.Read(t, "virtualservers", "default", name, &vs)
 	vs.Spec.Active = active
 	vs.Generation++
-	s.apply(t, "virtualservers", &vs)
+	s.Apply(t, "virtualservers", &vs)
 	return vs.Generation
 }
 
-func report(t testing.TB, s *apiServer, node string, change func(*v1alpha1.NodeVirtualServer)) {
+func report(t testing.TB, s *fakeapi.Server, node string, change func(*v1alpha1.NodeVirtualServer)) {
 	var r v1alpha1.NodeReport
-	require.True(t, s.read(t, "nodereports", "", node, &r))
+	require.True(t, s.Read(t, "nodereports", "", node, &r))
 	change(&r.Status.VirtualServers[0])
-	s.apply(t, "nodereports", &r)
+	s.Apply(t, "nodereports", &r)
 }
 
 func TestCoordinatorFollowsASwitch(t *testing.T) {
-	s := newAPIServer(t)
+	s := fakeapi.New(t)
 	snapshot := world(t, s, 1, "a", "b")
 	c := coordinator(t, s, "a")
 	c.Observe(snapshot)
 	stop := start(t, c.Run)
 	eventuallyStatus(t, s, "app0000", allSwitched)
-	require.Equal(t, 1, s.count("update virtualservers/status"))
-	stays(t, 1, func() int { return s.count("update virtualservers/status") }, "nothing changed")
+	require.Equal(t, 1, s.Count("update virtualservers/status"))
+	stays(t, 1, func() int { return s.Count("update virtualservers/status") }, "nothing changed")
 	c.Observe(&endpoints.Snapshot{Servers: slices.Clone(snapshot.Servers)})
 	report(t, s, "a", func(*v1alpha1.NodeVirtualServer) {})
-	stays(t, 1, func() int { return s.count("update virtualservers/status") }, "an equal snapshot and report")
+	stays(t, 1, func() int { return s.Count("update virtualservers/status") }, "an equal snapshot and report")
 
 	generation := redeclare(t, s, "app0000", "v2")
 	eventuallyStatus(t, s, "app0000", func(v v1alpha1.VirtualServerStatus) bool {
@@ -108,7 +109,7 @@ func TestCoordinatorFollowsASwitch(t *testing.T) {
 	require.Equal(t, v1alpha1.PhaseSteady, statusIn(t, s, "app0000").Phase, "nothing is decided of an older snapshot")
 	see := func(counts map[string]int) {
 		var vs v1alpha1.VirtualServer
-		s.read(t, "virtualservers", "default", "app0000", &vs)
+		s.Read(t, "virtualservers", "default", "app0000", &vs)
 		c.Observe(&endpoints.Snapshot{Servers: []endpoints.Server{*resolved(&vs, counts)}})
 	}
 	see(both)
@@ -152,35 +153,35 @@ func TestCoordinatorFollowsASwitch(t *testing.T) {
 
 	// A new leader over right statuses.
 	stop()
-	before := s.writes()
+	before := s.Writes()
 	next := coordinator(t, s, "b")
 	next.Observe(c.snapshot.Load())
 	start(t, next.Run)
 	require.Eventually(t, next.Leading, soon, often, "the first one gave leadership up")
-	stays(t, before, s.writes, "a new leader writes nothing")
+	stays(t, before, s.Writes, "a new leader writes nothing")
 }
 
 // One entry of a thousand changes: one status is written, and no other looked at.
 func TestCoordinatorCost(t *testing.T) {
-	s := newAPIServer(t)
+	s := fakeapi.New(t)
 	snapshot := world(t, s, 1000, "a", "b", "c", "d", "e")
 	c := coordinator(t, s, "a")
 	c.Observe(snapshot)
 	start(t, c.Run)
-	require.Eventually(t, func() bool { return s.count("update virtualservers/status") >= 1000 }, 60*time.Second, 10*often)
-	stays(t, 1000, func() int { return s.count("update virtualservers/status") }, "one write each")
+	require.Eventually(t, func() bool { return s.Count("update virtualservers/status") >= 1000 }, 60*time.Second, 10*often)
+	stays(t, 1000, func() int { return s.Count("update virtualservers/status") }, "one write each")
 	report(t, s, "b", func(e *v1alpha1.NodeVirtualServer) { e.Active, e.Verified = "", false })
 	require.Eventually(t, func() bool { return statusIn(t, s, "app0000").Nodes.Switched == 4 }, soon, often)
-	stays(t, 1001, func() int { return s.count("update virtualservers/status") }, "one write")
+	stays(t, 1001, func() int { return s.Count("update virtualservers/status") }, "one write")
 }
 
 func TestCoordinatorConflictAndOutage(t *testing.T) {
-	s := newAPIServer(t)
+	s := fakeapi.New(t)
 	snapshot := world(t, s, 2, "a")
 	c := coordinator(t, s, "a")
 	c.Observe(snapshot)
 	var conflicts atomic.Int32
-	s.setRefuse(func(verb, resource string) error {
+	s.SetRefuse(func(verb, resource string) error {
 		if verb+" "+resource == "update virtualservers/status" && conflicts.Add(1) <= 3 {
 			return apierrors.NewConflict(schema.GroupResource{}, "x", fmt.Errorf("changed"))
 		}
@@ -191,28 +192,28 @@ func TestCoordinatorConflictAndOutage(t *testing.T) {
 	eventuallyStatus(t, s, "app0001", allSwitched)
 	require.NoError(t, c.Healthy(), "a conflict is no failure")
 
-	s.setDown(true)
+	s.SetDown(true)
 	require.Eventually(t, func() bool { return c.Healthy() != nil }, soon, often)
 	require.Eventually(t, func() bool { return !c.Leading() }, soon, often, "leadership is lost")
-	before := s.count("update virtualservers/status")
+	before := s.Count("update virtualservers/status")
 	report(t, s, "a", func(e *v1alpha1.NodeVirtualServer) { e.Verified = false })
-	s.setDown(false)
+	s.SetDown(false)
 	require.Eventually(t, c.Leading, soon, often, "and regained")
 	eventuallyStatus(t, s, "app0000", func(v v1alpha1.VirtualServerStatus) bool { return v.Nodes.Switched == 0 })
-	stays(t, before+1, func() int { return s.count("update virtualservers/status") }, "one write of what changed")
+	stays(t, before+1, func() int { return s.Count("update virtualservers/status") }, "one write of what changed")
 	require.Eventually(t, func() bool { return c.Healthy() == nil }, soon, often)
 }
 
 // Two that both believe to lead, over one API server: they agree, and do not write in turns.
 func TestTwoLeadersDoNoHarm(t *testing.T) {
-	s := newAPIServer(t)
+	s := fakeapi.New(t)
 	snapshot := world(t, s, 20, "a", "b")
 	one, two := coordinator(t, s, "a"), coordinator(t, s, "b")
 	two.opts.Namespace = "elsewhere" // an election of its own
 	for _, n := range []string{"a", "b"} {
 		l := leaseOf(n, time.Now().Add(time.Hour))
 		l.Namespace = "elsewhere"
-		s.apply(t, "leases", l)
+		s.Apply(t, "leases", l)
 	}
 	one.Observe(snapshot)
 	two.Observe(snapshot)
@@ -224,7 +225,7 @@ func TestTwoLeadersDoNoHarm(t *testing.T) {
 	}
 	generation := redeclare(t, s, "app0000", "v2")
 	var vs v1alpha1.VirtualServer
-	s.read(t, "virtualservers", "default", "app0000", &vs)
+	s.Read(t, "virtualservers", "default", "app0000", &vs)
 	again := &endpoints.Snapshot{Servers: slices.Clone(snapshot.Servers)}
 	again.Servers[0] = *resolved(&vs, both)
 	one.Observe(again)
@@ -238,13 +239,13 @@ func TestTwoLeadersDoNoHarm(t *testing.T) {
 	}
 	eventuallyStatus(t, s, "app0000", func(v v1alpha1.VirtualServerStatus) bool { return allSwitched(v) && v.Active == "v2" })
 	time.Sleep(time.Second)
-	settled := s.writes()
-	stays(t, settled, s.writes, "no ping-pong")
+	settled := s.Writes()
+	stays(t, settled, s.Writes, "no ping-pong")
 	require.Len(t, statusIn(t, s, "app0000").History, 2, "nothing told twice")
 }
 
 func TestCoordinatorOneLeads(t *testing.T) {
-	s := newAPIServer(t)
+	s := fakeapi.New(t)
 	one, two := coordinator(t, s, "a"), coordinator(t, s, "b")
 	for _, c := range []*Coordinator{one, two} {
 		c.leadFor, c.leadDeadline = 10*time.Minute, 9*time.Minute
@@ -259,11 +260,11 @@ func TestCoordinatorOneLeads(t *testing.T) {
 
 // The Lease is given up after the term has ended, not before.
 func TestTermEndsBeforeItsLease(t *testing.T) {
-	s := newAPIServer(t)
+	s := fakeapi.New(t)
 	c := coordinator(t, s, "a")
 	holder := func() string {
 		var l coordinationv1.Lease
-		require.True(t, s.read(t, "leases", DefaultNamespace, coordinatorLease, &l))
+		require.True(t, s.Read(t, "leases", DefaultNamespace, coordinatorLease, &l))
 		return *l.Spec.HolderIdentity
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -279,21 +280,21 @@ func TestTermEndsBeforeItsLease(t *testing.T) {
 }
 
 func TestDeadNodeIsFound(t *testing.T) {
-	s := newAPIServer(t)
+	s := fakeapi.New(t)
 	snapshot := world(t, s, 1, "a", "b")
-	s.apply(t, "leases", leaseOf("b", time.Now().Add(-38*time.Second)))
+	s.Apply(t, "leases", leaseOf("b", time.Now().Add(-38*time.Second)))
 	c := coordinator(t, s, "a")
 	c.Observe(snapshot)
 	start(t, c.Run)
 	eventuallyStatus(t, s, "app0000", func(v v1alpha1.VirtualServerStatus) bool { return v.Nodes.Total == 2 })
 	eventuallyStatus(t, s, "app0000", func(v v1alpha1.VirtualServerStatus) bool { return v.Nodes.Total == 1 && allSwitched(v) })
-	s.apply(t, "leases", leaseOf("b", time.Now()))
+	s.Apply(t, "leases", leaseOf("b", time.Now()))
 	eventuallyStatus(t, s, "app0000", func(v v1alpha1.VirtualServerStatus) bool { return v.Nodes.Total == 2 && allSwitched(v) })
 }
 
 // What is used is what the rules grant, to the verb.
 func TestRules(t *testing.T) {
-	s := newAPIServer(t)
+	s := fakeapi.New(t)
 	snapshot := world(t, s, 1, "b")
 	r, _ := reporter(t, s, "a")
 	r.Post(statusOf(serving("app0000", "v1", 1)))
@@ -316,9 +317,9 @@ func TestRules(t *testing.T) {
 		at := slices.Index(reasons, "PortTaken")
 		return at >= 0 && len(reasons) > at+1 && reasons[at+1] == "PortTaken"
 	}, soon, often)
-	s.remove("nodereports", "", "a") // while we write: read again
-	s.setRefuse(func(verb, resource string) error {
-		if verb+" "+resource == "update nodereports/status" && s.count("get nodereports") == 0 {
+	s.Remove("nodereports", "", "a") // while we write: read again
+	s.SetRefuse(func(verb, resource string) error {
+		if verb+" "+resource == "update nodereports/status" && s.Count("get nodereports") == 0 {
 			return apierrors.NewConflict(schema.GroupResource{}, "a", fmt.Errorf("changed"))
 		}
 		return nil
@@ -337,14 +338,12 @@ func TestRules(t *testing.T) {
 		}
 	}
 	used := map[string]bool{}
-	s.mu.Lock()
-	for what := range s.counts {
+	for what := range s.Counts() {
 		used[what] = true
 	}
 	delete(used, "list virtualservers") // streamed lists watch; older servers are asked for lists
 	delete(used, "list nodereports")
 	delete(used, "list leases")
-	s.mu.Unlock()
 	for _, resource := range []string{"virtualservers", "nodereports", "leases"} {
 		require.True(t, granted["list "+resource])
 		delete(granted, "list "+resource)

@@ -11,11 +11,13 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
+
+	"github.com/pointsman/pointsman/internal/fakeapi"
 )
 
-func candidate(t *testing.T, s *apiServer, identity string) *election {
+func candidate(t *testing.T, s *fakeapi.Server, identity string) *election {
 	log, _ := quietLog()
-	c, err := newClients(s.config())
+	c, err := newClients(s.Config())
 	require.NoError(t, err)
 	return &election{leases: c.leases(DefaultNamespace), identity: identity, term: 2 * time.Second, deadline: time.Second, retry: 20 * time.Millisecond, health: &health{log: log}}
 }
@@ -27,9 +29,9 @@ func (e *election) try(t *testing.T) bool {
 	return ours
 }
 
-func coordinatorsLease(t *testing.T, s *apiServer) coordinationv1.LeaseSpec {
+func coordinatorsLease(t *testing.T, s *fakeapi.Server) coordinationv1.LeaseSpec {
 	var l coordinationv1.Lease
-	require.True(t, s.read(t, "leases", DefaultNamespace, coordinatorLease, &l))
+	require.True(t, s.Read(t, "leases", DefaultNamespace, coordinatorLease, &l))
 	return l.Spec
 }
 
@@ -47,13 +49,13 @@ func held(holder string, at time.Time, seconds int32) *coordinationv1.Lease {
 func TestElectionGoesByItsOwnClock(t *testing.T) {
 	for name, skew := range map[string]time.Duration{"slow by a day": -24 * time.Hour, "fast by a day": 24 * time.Hour} {
 		t.Run(name, func(t *testing.T) {
-			s := newAPIServer(t)
-			s.apply(t, "leases", held("a", time.Now().Add(skew), 3600))
+			s := fakeapi.New(t)
+			s.Apply(t, "leases", held("a", time.Now().Add(skew), 3600))
 			e := candidate(t, s, "b")
 			require.False(t, e.try(t), "it was just seen")
 			e.recordedAt = time.Now().Add(-3599 * time.Second)
 			require.False(t, e.try(t))
-			s.apply(t, "leases", held("a", time.Now().Add(skew+time.Second), 3600))
+			s.Apply(t, "leases", held("a", time.Now().Add(skew+time.Second), 3600))
 			require.False(t, e.try(t))
 			e.recordedAt = e.recordedAt.Add(-time.Minute)
 			require.False(t, e.try(t), "it was renewed, which counts anew")
@@ -69,8 +71,8 @@ func TestElectionGoesByItsOwnClock(t *testing.T) {
 
 // Of two that see it free at once, one gets it.
 func TestElectionOfTwo(t *testing.T) {
-	s := newAPIServer(t)
-	s.apply(t, "leases", held("", time.Now(), 1))
+	s := fakeapi.New(t)
+	s.Apply(t, "leases", held("", time.Now(), 1))
 	a, b := candidate(t, s, "a"), candidate(t, s, "b")
 	ctx := context.Background()
 	require.NoError(t, a.read(ctx))
@@ -79,9 +81,9 @@ func TestElectionOfTwo(t *testing.T) {
 	require.Error(t, b.write(ctx, time.Now()), "over a version that is gone")
 	require.False(t, b.try(t))
 	before := coordinatorsLease(t, s)
-	reads := s.count("get leases")
+	reads := s.Count("get leases")
 	require.True(t, a.try(t))
-	require.Equal(t, reads, s.count("get leases"), "who leads does not read")
+	require.Equal(t, reads, s.Count("get leases"), "who leads does not read")
 	after := coordinatorsLease(t, s)
 	require.True(t, before.AcquireTime.Equal(after.AcquireTime))
 	require.Equal(t, before.LeaseTransitions, after.LeaseTransitions)
@@ -94,15 +96,15 @@ func TestElectionOfTwo(t *testing.T) {
 
 // A leader whose Lease is another's ends its term at once; so it does when it cannot renew for its deadline.
 func TestElectionLost(t *testing.T) {
-	cases := map[string]func(t *testing.T, s *apiServer){
-		"taken": func(t *testing.T, s *apiServer) { s.apply(t, "leases", held("b", time.Now(), 3600)) },
-		"refused": func(t *testing.T, s *apiServer) {
-			s.setRefuse(func(string, string) error { return apierrors.NewInternalError(errors.New("etcd is gone")) })
+	cases := map[string]func(t *testing.T, s *fakeapi.Server){
+		"taken": func(t *testing.T, s *fakeapi.Server) { s.Apply(t, "leases", held("b", time.Now(), 3600)) },
+		"refused": func(t *testing.T, s *fakeapi.Server) {
+			s.SetRefuse(func(string, string) error { return apierrors.NewInternalError(errors.New("etcd is gone")) })
 		},
 	}
 	for name, lose := range cases {
 		t.Run(name, func(t *testing.T) {
-			s := newAPIServer(t)
+			s := fakeapi.New(t)
 			c := coordinator(t, s, "a")
 			var ended error
 			c.stand(context.Background(), func(term context.Context) {
@@ -114,30 +116,30 @@ func TestElectionLost(t *testing.T) {
 			if name == "taken" {
 				require.Equal(t, "b", *coordinatorsLease(t, s).HolderIdentity)
 			}
-			s.setRefuse(nil)
+			s.SetRefuse(nil)
 		})
 	}
 }
 
 // A Lease that was deleted, or never was, is made.
 func TestElectionMakesItsLease(t *testing.T) {
-	s := newAPIServer(t)
+	s := fakeapi.New(t)
 	e := candidate(t, s, "a")
 	require.True(t, e.try(t))
-	s.remove("leases", DefaultNamespace, coordinatorLease)
+	s.Remove("leases", DefaultNamespace, coordinatorLease)
 	require.True(t, e.try(t))
 	require.Equal(t, "a", *coordinatorsLease(t, s).HolderIdentity)
-	require.Equal(t, 2, s.count("create leases"))
+	require.Equal(t, 2, s.Count("create leases"))
 }
 
 // An API server that does not answer is asked again, and loses nothing to a nameless error.
 func TestElectionWithoutAnswer(t *testing.T) {
-	s := newAPIServer(t)
+	s := fakeapi.New(t)
 	e := candidate(t, s, "a")
-	s.setDown(true)
+	s.SetDown(true)
 	_, err := e.attempt(context.Background(), soon)
 	require.Error(t, err)
-	s.setDown(false)
+	s.SetDown(false)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	_, won := e.acquire(ctx)

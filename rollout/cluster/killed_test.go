@@ -16,6 +16,7 @@ import (
 
 	"github.com/pointsman/pointsman/api/v1alpha1"
 	"github.com/pointsman/pointsman/endpoints"
+	"github.com/pointsman/pointsman/internal/fakeapi"
 )
 
 // kill is the moment at which a process ends: at a write of a status, before the API server has it or after.
@@ -71,14 +72,14 @@ func TestCoordinatorKilledAtEveryWrite(t *testing.T) {
 
 // switchWithKill returns how often the first coordinator wrote a status.
 func switchWithKill(t *testing.T, at kill) int {
-	s := newAPIServer(t)
+	s := fakeapi.New(t)
 	world(t, s, 1, "a", "b")
 	_ = declare(t, s, "v1")
 	k := &killed{at: at, dead: make(chan struct{})}
-	config := s.config()
+	config := s.Config()
 	config.Wrap(func(through http.RoundTripper) http.RoundTripper { k.through = through; return k })
 	first := process(t, s, "a", config)
-	second := process(t, s, "b", s.config())
+	second := process(t, s, "b", s.Config())
 	stopFirst := start(t, first.Run)
 	require.Eventually(t, func() bool { return first.Leading() || isClosed(k.dead) }, soon, often)
 	stopSecond := start(t, second.Run)
@@ -131,26 +132,26 @@ func isClosed(c <-chan struct{}) bool {
 }
 
 // process is a coordinator in a process of its own, that stands for election often.
-func process(t *testing.T, s *apiServer, node string, config *rest.Config) *Coordinator {
+func process(t *testing.T, s *fakeapi.Server, node string, config *rest.Config) *Coordinator {
 	log, _ := quietLog()
 	c, err := NewCoordinator(config, Options{NodeName: node, Version: "v0.3", Log: log})
 	require.NoError(t, err)
 	c.leadFor, c.leadDeadline, c.leadRetry = time.Second, 600*time.Millisecond, 50*time.Millisecond
 	var vs v1alpha1.VirtualServer
-	s.read(t, "virtualservers", "default", "app0000", &vs)
+	s.Read(t, "virtualservers", "default", "app0000", &vs)
 	c.Observe(&endpoints.Snapshot{Servers: []endpoints.Server{*resolved(&vs, both)}})
 	return c
 }
 
 // declare is a switch by one step, observed, by the user's hand.
-func declare(t *testing.T, s *apiServer, active string) *v1alpha1.VirtualServer {
+func declare(t *testing.T, s *fakeapi.Server, active string) *v1alpha1.VirtualServer {
 	var vs v1alpha1.VirtualServer
-	s.read(t, "virtualservers", "default", "app0000", &vs)
+	s.Read(t, "virtualservers", "default", "app0000", &vs)
 	require.NoError(t, yaml.Unmarshal([]byte("{steps: [{weight: 50, hold: 100ms}], observe: {window: 100ms}}"), &vs.Spec.Switch))
 	vs.Spec.Active = active
 	vs.Generation++
 	v1alpha1.Default(&vs)
-	s.apply(t, "virtualservers", &vs)
+	s.Apply(t, "virtualservers", &vs)
 	return &vs
 }
 
@@ -161,10 +162,10 @@ type decided struct {
 }
 
 // obeyAll has nodes do what is decided, and report it, until ctx ends; and returns what that was.
-func obeyAll(ctx context.Context, t *testing.T, s *apiServer, nodes ...string) (out []decided) {
+func obeyAll(ctx context.Context, t *testing.T, s *fakeapi.Server, nodes ...string) (out []decided) {
 	for ; ctx.Err() == nil; time.Sleep(often) {
 		var vs v1alpha1.VirtualServer
-		s.read(t, "virtualservers", "default", "app0000", &vs)
+		s.Read(t, "virtualservers", "default", "app0000", &vs)
 		v := &vs.Status
 		if v.Decision == 0 {
 			continue
@@ -180,7 +181,7 @@ func obeyAll(ctx context.Context, t *testing.T, s *apiServer, nodes ...string) (
 		for _, n := range nodes {
 			e := entry("app0000", v.Active)
 			e.Generation, e.Decision, e.Staged, e.Weight = vs.Generation, v.Decision, v.Candidate, v.Weight
-			s.apply(t, "nodereports", reportWith(n, e))
+			s.Apply(t, "nodereports", reportWith(n, e))
 		}
 	}
 	return out

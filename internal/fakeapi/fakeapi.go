@@ -1,4 +1,6 @@
-package main
+// Package fakeapi is an API server for unit tests: over real HTTP, and of a few resources only. What an API server
+// really does is seen in e2e/cluster.
+package fakeapi
 
 import (
 	"bytes"
@@ -13,7 +15,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -24,53 +25,112 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	kubernetesscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
 )
 
-// apiServer keeps objects as an API server does, as far as the program can tell: versions and conflicts, generations, the
-// status subresource, merge patches with preconditions, watches from a version or with initial events, selectors of one
-// term. It keeps each patch. (The packages below have servers of their own, which can do other things.)
-type apiServer struct {
+// Server keeps objects as an API server does, as far as its users can tell: versions and conflicts, generations of what
+// has a status of its own, merge patches with preconditions, watches from a version or with initial events, selectors of
+// one term. It counts each request by verb and resource, and can be gone. It may be used by many goroutines.
+type Server struct {
 	*httptest.Server
 	mu      sync.Mutex
 	version int
 	objects map[string]map[string]*unstructured.Unstructured // by resource, then namespace/name
-	log     []apiEvent
+	log     []event
 	changed chan struct{} // closed and renewed at each change
-	down    bool
+	counts  map[string]int
 	patches []string
-	before  func(verb, resource string) // each request
+	down    bool
+	refuse  func(verb, resource string) error
 }
 
-type apiEvent struct {
+type event struct {
 	version  int
 	resource string
 	kind     string
 	object   *unstructured.Unstructured
 }
 
-var apiKinds = map[string]string{"virtualservers": "VirtualServer", "nodereports": "NodeReport", "leases": "Lease", "events": "Event", "nodes": "Node"}
+var kinds = map[string]string{"virtualservers": "VirtualServer", "nodereports": "NodeReport", "leases": "Lease", "events": "Event", "nodes": "Node"}
 
-func newAPIServer(t testing.TB) *apiServer {
-	s := &apiServer{objects: map[string]map[string]*unstructured.Unstructured{}, changed: make(chan struct{})}
+func New(t testing.TB) *Server {
+	s := &Server{objects: map[string]map[string]*unstructured.Unstructured{}, changed: make(chan struct{}), counts: map[string]int{}}
 	s.Server = httptest.NewServer(s)
-	t.Cleanup(func() { s.setDown(true); s.CloseClientConnections(); s.Close() })
+	t.Cleanup(func() { s.SetDown(true); s.CloseClientConnections(); s.Close() })
 	return s
 }
 
-// setDown makes the server go, open watches included, or come back.
-func (s *apiServer) setDown(down bool) {
+func (s *Server) Config() *rest.Config { return &rest.Config{Host: s.URL} }
+
+// SetDown makes the server go, open watches included, or come back.
+func (s *Server) SetDown(down bool) {
 	s.mu.Lock()
 	s.down = down
 	s.bump()
 	s.mu.Unlock()
 }
 
-func (s *apiServer) bump() {
+func (s *Server) SetRefuse(f func(verb, resource string) error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refuse = f
+}
+
+func (s *Server) bump() {
 	close(s.changed)
 	s.changed = make(chan struct{})
 }
 
-func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+// Changed is closed when something changes.
+func (s *Server) Changed() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.changed
+}
+
+// Touch has it look as if something had changed.
+func (s *Server) Touch() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.bump()
+}
+
+// Patches are the bodies of all patches so far.
+func (s *Server) Patches() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.patches)
+}
+
+// Counts of requests, by what was asked.
+func (s *Server) Counts() map[string]int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.counts)
+}
+
+// Count of requests, as in "update nodereports/status".
+func (s *Server) Count(what string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.counts[what]
+}
+
+// Writes are all requests so far that would change something, but for those on leases.
+func (s *Server) Writes() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := 0
+	for what, c := range s.counts {
+		verb, resource, _ := strings.Cut(what, " ")
+		if resource != "leases" && slices.Contains([]string{"create", "update", "patch", "delete"}, verb) {
+			n += c
+		}
+	}
+	return n
+}
+
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
 	parts = parts[map[string]int{"api": 2, "apis": 3}[parts[0]]:]
 	namespace := ""
@@ -92,15 +152,21 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	s.mu.Lock()
-	down, before := s.down, s.before
+	down, refuse := s.down, s.refuse
+	if !down {
+		s.counts[verb+" "+resource+sub]++
+	}
 	s.mu.Unlock()
 	if down {
 		conn, _, _ := w.(http.Hijacker).Hijack()
 		_ = conn.Close()
 		return
 	}
-	if before != nil {
-		before(verb, resource+sub)
+	if refuse != nil {
+		if err := refuse(verb, resource+sub); err != nil {
+			answer(w, nil, err)
+			return
+		}
 	}
 	if verb == "watch" {
 		s.watch(w, r, resource, namespace)
@@ -122,7 +188,7 @@ func answer(w http.ResponseWriter, object any, err error) {
 	_ = json.NewEncoder(w).Encode(object)
 }
 
-func (s *apiServer) do(verb, resource, sub, namespace, name string, body []byte, r *http.Request) (any, error) {
+func (s *Server) do(verb, resource, sub, namespace, name string, body []byte, r *http.Request) (any, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	group := schema.GroupResource{Resource: resource}
@@ -133,7 +199,7 @@ func (s *apiServer) do(verb, resource, sub, namespace, name string, body []byte,
 				items = append(items, o.Object)
 			}
 		}
-		return map[string]any{"kind": apiKinds[resource] + "List", "apiVersion": apiVersion(r), "metadata": map[string]any{"resourceVersion": strconv.Itoa(s.version)}, "items": items}, nil
+		return map[string]any{"kind": kinds[resource] + "List", "apiVersion": apiVersion(r), "metadata": map[string]any{"resourceVersion": strconv.Itoa(s.version)}, "items": items}, nil
 	}
 	sent := &unstructured.Unstructured{}
 	if len(body) > 0 && verb != "patch" {
@@ -149,9 +215,9 @@ func (s *apiServer) do(verb, resource, sub, namespace, name string, body []byte,
 	case verb == "create" && have != nil:
 		return nil, apierrors.NewAlreadyExists(group, name)
 	case verb == "create":
-		sent.SetKind(apiKinds[resource])
+		sent.SetKind(kinds[resource])
 		sent.SetAPIVersion(apiVersion(r))
-		if resource == "nodereports" || resource == "virtualservers" {
+		if hasStatus(resource) {
 			delete(sent.Object, "status")
 		}
 		return s.put("ADDED", resource, namespace, sent).Object, nil
@@ -180,11 +246,16 @@ func (s *apiServer) do(verb, resource, sub, namespace, name string, body []byte,
 	} else {
 		sent.SetKind(have.GetKind())
 		sent.SetAPIVersion(have.GetAPIVersion())
-		if next = sent; !equality.Semantic.DeepEqual(next.Object["spec"], have.Object["spec"]) {
+		if next = sent; hasStatus(resource) && !equality.Semantic.DeepEqual(next.Object["spec"], have.Object["spec"]) {
 			next.SetGeneration(have.GetGeneration() + 1)
 		}
 	}
 	return s.put("MODIFIED", resource, namespace, next).Object, nil
+}
+
+// hasStatus says whether a resource has the status subresource.
+func hasStatus(resource string) bool {
+	return resource == "nodereports" || resource == "virtualservers"
 }
 
 // merge is RFC 7386.
@@ -229,7 +300,7 @@ func apiVersion(r *http.Request) string {
 }
 
 // put stores an object under the next version.
-func (s *apiServer) put(kind, resource, namespace string, o *unstructured.Unstructured) *unstructured.Unstructured {
+func (s *Server) put(kind, resource, namespace string, o *unstructured.Unstructured) *unstructured.Unstructured {
 	s.version++
 	o.SetNamespace(namespace)
 	o.SetResourceVersion(strconv.Itoa(s.version))
@@ -240,12 +311,12 @@ func (s *apiServer) put(kind, resource, namespace string, o *unstructured.Unstru
 	if kind == "DELETED" {
 		delete(s.objects[resource], namespace+"/"+o.GetName())
 	}
-	s.log = append(s.log, apiEvent{s.version, resource, kind, o})
+	s.log = append(s.log, event{s.version, resource, kind, o})
 	s.bump()
 	return o
 }
 
-func (s *apiServer) sorted(resource string) []*unstructured.Unstructured {
+func (s *Server) sorted(resource string) []*unstructured.Unstructured {
 	var out []*unstructured.Unstructured
 	for _, key := range slices.Sorted(maps.Keys(s.objects[resource])) {
 		out = append(out, s.objects[resource][key])
@@ -264,7 +335,7 @@ func selected(o *unstructured.Unstructured, namespace string, r *http.Request) b
 	return !ok || o.GetLabels()[key] == value
 }
 
-func (s *apiServer) watch(w http.ResponseWriter, r *http.Request, resource, namespace string) {
+func (s *Server) watch(w http.ResponseWriter, r *http.Request, resource, namespace string) {
 	w.Header().Set("Content-Type", "application/json")
 	out := json.NewEncoder(w)
 	send := func(kind string, object map[string]any) {
@@ -279,7 +350,7 @@ func (s *apiServer) watch(w http.ResponseWriter, r *http.Request, resource, name
 			}
 		}
 		from = s.version
-		send("BOOKMARK", map[string]any{"kind": apiKinds[resource], "apiVersion": apiVersion(r), "metadata": map[string]any{
+		send("BOOKMARK", map[string]any{"kind": kinds[resource], "apiVersion": apiVersion(r), "metadata": map[string]any{
 			"resourceVersion": strconv.Itoa(from), "annotations": map[string]any{metav1.InitialEventsAnnotationKey: "true"},
 		}})
 	}
@@ -306,13 +377,13 @@ func (s *apiServer) watch(w http.ResponseWriter, r *http.Request, resource, name
 	}
 }
 
-// apply puts an object there by somebody else's hand, with its status.
-func (s *apiServer) apply(t testing.TB, resource string, object runtime.Object) {
+// Apply puts an object there by somebody else's hand, with its status.
+func (s *Server) Apply(t testing.TB, resource string, object runtime.Object) {
 	t.Helper()
 	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(object)
 	require.NoError(t, err)
 	o := &unstructured.Unstructured{Object: content}
-	o.SetKind(apiKinds[resource])
+	o.SetKind(kinds[resource])
 	o.SetAPIVersion(map[string]string{"leases": "coordination.k8s.io/v1", "nodes": "v1"}[resource])
 	if o.GetAPIVersion() == "" {
 		o.SetAPIVersion("pointsman.io/v1alpha1")
@@ -326,8 +397,16 @@ func (s *apiServer) apply(t testing.TB, resource string, object runtime.Object) 
 	s.put(kind, resource, o.GetNamespace(), o)
 }
 
-// read reads an object into one of its type; false when there is none.
-func (s *apiServer) read(t testing.TB, resource, namespace, name string, into any) bool {
+func (s *Server) Remove(resource, namespace, name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if o := s.objects[resource][namespace+"/"+name]; o != nil {
+		s.put("DELETED", resource, namespace, o.DeepCopy())
+	}
+}
+
+// Read reads an object into one of its type; false when there is none.
+func (s *Server) Read(t testing.TB, resource, namespace, name string, into any) bool {
 	t.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -339,7 +418,9 @@ func (s *apiServer) read(t testing.TB, resource, namespace, name string, into an
 	return true
 }
 
-const (
-	soon  = time.Minute // a slow machine is no failure
-	often = 10 * time.Millisecond
-)
+// All objects of a resource, in the order of their names.
+func (s *Server) All(resource string) []*unstructured.Unstructured {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sorted(resource)
+}
