@@ -184,19 +184,25 @@ func (e *election) wrote(lease *coordinationv1.Lease, err error) error {
 	return nil
 }
 
-// release gives the Lease up, if it is still as we wrote it.
+// release gives the Lease up, if it is still ours. A renewal that was cut off may have been made or not, so the Lease is read
+// then; one that is yet to arrive is refused, since it was made over a version that is gone.
 func (e *election) release(ctx context.Context) {
-	if e.lease == nil || ptr.Deref(e.lease.Spec.HolderIdentity, "") != e.identity {
-		return
-	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	at := metav1.NowMicro()
-	next := e.lease.DeepCopy()
-	next.Spec = coordinationv1.LeaseSpec{
-		HolderIdentity: ptr.To(""), LeaseDurationSeconds: ptr.To[int32](1), AcquireTime: &at, RenewTime: &at, LeaseTransitions: e.lease.Spec.LeaseTransitions,
+	for range 2 {
+		if e.lease == nil && e.read(ctx) != nil || e.lease == nil || ptr.Deref(e.lease.Spec.HolderIdentity, "") != e.identity {
+			return
+		}
+		at := metav1.NowMicro()
+		next := e.lease.DeepCopy()
+		next.Spec = coordinationv1.LeaseSpec{
+			HolderIdentity: ptr.To(""), LeaseDurationSeconds: ptr.To[int32](1), AcquireTime: &at, RenewTime: &at, LeaseTransitions: e.lease.Spec.LeaseTransitions,
+		}
+		if _, err := e.leases.Update(ctx, next, metav1.UpdateOptions{}); !apierrors.IsConflict(err) {
+			return // else it runs out
+		}
+		e.lease = nil
 	}
-	_, _ = e.leases.Update(ctx, next, metav1.UpdateOptions{}) // else it runs out
 }
 
 // pause returns after a while, or when ctx ends.

@@ -3,6 +3,8 @@ package cluster
 import (
 	"context"
 	"errors"
+	"net/http"
+	"sync"
 	"testing"
 	"time"
 
@@ -148,4 +150,54 @@ func TestElectionWithoutAnswer(t *testing.T) {
 	_, won = e.acquire(ctx)
 	require.False(t, won)
 	require.False(t, errors.Is(e.health.err(), context.Canceled))
+}
+
+// cutOff has a renewal under way when its context ends, of which the answer never comes.
+type cutOff struct {
+	through http.RoundTripper
+	arrives bool
+	begun   chan struct{}
+	once    sync.Once
+}
+
+func (c *cutOff) RoundTrip(r *http.Request) (answer *http.Response, err error) {
+	cut := false
+	if r.Method == http.MethodPut {
+		c.once.Do(func() { cut = true })
+	}
+	if !cut {
+		return c.through.RoundTrip(r)
+	}
+	if c.arrives {
+		if answer, err = c.through.RoundTrip(r); err == nil {
+			_ = answer.Body.Close()
+		}
+	}
+	close(c.begun)
+	<-r.Context().Done()
+	return nil, r.Context().Err()
+}
+
+// A renewal that is cut off by the end of the term does not keep the Lease from being given up.
+func TestLeaseIsGivenUpInTheMiddleOfARenewal(t *testing.T) {
+	for name, arrives := range map[string]bool{"that has arrived": true, "that has not": false} {
+		t.Run(name, func(t *testing.T) {
+			s := fakeapi.New(t)
+			cut := &cutOff{arrives: arrives, begun: make(chan struct{})}
+			config := s.Config()
+			config.Wrap(func(through http.RoundTripper) http.RoundTripper { cut.through = through; return cut })
+			log, _ := quietLog()
+			c, err := NewCoordinator(config, Options{NodeName: "a", Log: log})
+			require.NoError(t, err)
+			c.leadRetry = 10 * time.Millisecond
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			go func() {
+				<-cut.begun
+				cancel()
+			}()
+			c.stand(ctx, func(term context.Context) { <-term.Done() })
+			require.Empty(t, *coordinatorsLease(t, s).HolderIdentity)
+		})
+	}
 }
