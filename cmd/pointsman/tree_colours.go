@@ -88,7 +88,11 @@ func (p painter) role(of *picture, colour string) string {
 		roles = append(roles, "retiring")
 	}
 	if of.spec != nil && of.spec.Preview != nil && of.spec.Preview.Colour == colour {
-		roles = append(roles, fmt.Sprintf("preview at %d", *of.spec.Preview.NodePort))
+		role := "preview"
+		if port := of.spec.Preview.NodePort; port != nil {
+			role = fmt.Sprintf("preview at %d", *port)
+		}
+		roles = append(roles, role)
 	}
 	if len(roles) == 0 {
 		roles = append(roles, map[bool]string{true: "idle", false: "gone"}[slices.ContainsFunc(s.Colours, func(c v1alpha1.ColourStatus) bool { return c.Name == colour })])
