@@ -127,7 +127,7 @@ func (m *machine) await(reason string, lacks func(*Node) string) (string, string
 	if through >= m.nodesNeeded() {
 		return "", ""
 	}
-	return reason, fmt.Sprintf("waiting for %d of %d nodes: %s", len(waiting), len(m.Nodes), some(waiting))
+	return reason, fmt.Sprintf("waiting for %d of %d nodes: %s", len(waiting), len(m.Nodes), Some(waiting, maxNamed))
 }
 
 // nodesNeeded is how many live nodes spec.switch.gate.nodes asks for.
@@ -156,11 +156,13 @@ func share(percentage string, of int) int {
 	return (of*n + 99) / 100
 }
 
+// maxNamed is how many of those that are waited for a message names.
 const maxNamed = 5
 
-func some(all []string) string {
-	if len(all) <= maxNamed {
+// Some lists a few texts and says how many more there are.
+func Some(all []string, most int) string {
+	if len(all) <= most {
 		return strings.Join(all, ", ")
 	}
-	return fmt.Sprintf("%s and %d more", strings.Join(all[:maxNamed], ", "), len(all)-maxNamed)
+	return fmt.Sprintf("%s and %d more", strings.Join(all[:most], ", "), len(all)-most)
 }

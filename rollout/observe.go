@@ -54,7 +54,7 @@ func (m *machine) wrong(colour string) (reason, message string, forgiven time.Du
 			}
 		}
 		if len(m.Nodes)-len(wrong) < m.nodesNeeded() {
-			return ReasonProbeFailed, fmt.Sprintf("%s does not pass spec.switch.observe.probe: %s", colour, some(wrong)), forgiveness
+			return ReasonProbeFailed, fmt.Sprintf("%s does not pass spec.switch.observe.probe: %s", colour, Some(wrong, maxNamed)), forgiveness
 		}
 	}
 	if o.Connections == nil || *o.Connections {
@@ -70,7 +70,7 @@ func (m *machine) wrong(colour string) (reason, message string, forgiven time.Du
 			}
 		}
 		if len(signs) > 0 {
-			return ReasonConnectionsFail, fmt.Sprintf("connections to %s fail, by the kernel's counters: %s", colour, some(signs)), forgiveness
+			return ReasonConnectionsFail, fmt.Sprintf("connections to %s fail, by the kernel's counters: %s", colour, Some(signs, maxNamed)), forgiveness
 		}
 	}
 	return m.queried(o.Prometheus)

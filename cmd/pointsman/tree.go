@@ -18,6 +18,7 @@ const (
 	maxName    = 24 // characters of a colour or a node, beside other text
 	maxTitle   = 48 // of a VirtualServer
 	maxHistory = 3
+	maxNamed   = 3 // nodes that a line names
 	maxNodes   = 8 // lines of nodes below a colour, before those that say the same are put together
 )
 
@@ -182,7 +183,7 @@ func (p painter) steering(root *limb, of *picture) {
 	for h, names := range nodes {
 		on := ""
 		if len(names) < len(of.nodes) {
-			on = " on " + some(names)
+			on = " on " + rollout.Some(names, maxNamed)
 		}
 		lines = append(lines, fmt.Sprintf("steering: %s%s, since %s", h.steering, on, h.reason))
 	}
@@ -190,15 +191,6 @@ func (p painter) steering(root *limb, of *picture) {
 	for _, line := range lines {
 		root.add("%s %s", p.paint(dim, "i"), line)
 	}
-}
-
-// some lists a few names and says how many more there are.
-func some(names []string) string {
-	const few = 3
-	if len(names) <= few {
-		return strings.Join(names, ", ")
-	}
-	return fmt.Sprintf("%s and %d more", strings.Join(names[:few], ", "), len(names)-few)
 }
 
 // history shows the last switches.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/pointsman/pointsman/api/v1alpha1"
 	"github.com/pointsman/pointsman/endpoints"
+	"github.com/pointsman/pointsman/rollout"
 	"github.com/pointsman/pointsman/sync"
 )
 
@@ -31,7 +32,7 @@ const (
 	reasonNodeNotAlive    = "NodeNotAlive"
 )
 
-// maxNamed is how many nodes a message names; see [some].
+// maxNamed is how many nodes a message names; see [rollout.Some].
 const maxNamed = 3
 
 // maxMessage bounds a message: an API server takes eight times as much.
@@ -128,7 +129,7 @@ func (a *aggregation) why() (reason, message string) {
 	if !a.isAccepted() {
 		return reasonNotAccepted, "the declaration is not accepted; condition Accepted says why"
 	}
-	return reasonNodesWaiting, fmt.Sprintf("waiting for %d of %d nodes: %s", len(a.waiting), len(a.live), some(a.waiting))
+	return reasonNodesWaiting, fmt.Sprintf("waiting for %d of %d nodes: %s", len(a.waiting), len(a.live), rollout.Some(a.waiting, maxNamed))
 }
 
 // lack is what a live node lacks of the declaration; "" when it is where it should be.
@@ -165,7 +166,7 @@ func (a *aggregation) healthy() {
 	case !a.isAccepted():
 		a.set(kind, metav1.ConditionFalse, reasonNotAccepted, "the declaration is not accepted; condition Accepted says why")
 	case len(failed) > 0:
-		a.set(kind, metav1.ConditionFalse, reasonNodeError, "the last pass failed on %d of %d nodes: %s%s", len(failed), len(a.live), some(failed), dead)
+		a.set(kind, metav1.ConditionFalse, reasonNodeError, "the last pass failed on %d of %d nodes: %s%s", len(failed), len(a.live), rollout.Some(failed, maxNamed), dead)
 	case active == "":
 		a.set(kind, metav1.ConditionFalse, reasonNothingServed, "no colour is served by every live node yet%s", dead)
 	case !known:
@@ -229,11 +230,11 @@ func (a *aggregation) safeToRetire() {
 	case len(draining) > 0:
 		a.set(kind, metav1.ConditionFalse, reasonDraining,
 			"%s still has connections on %d of %d nodes: %s; wait for them to end (the nodes' NodeReports count them), or set spec.switch.drain.onTimeout: Cut",
-			previous, len(draining), len(a.live), some(draining))
+			previous, len(draining), len(a.live), rollout.Some(draining, maxNamed))
 	case len(unknown) > 0:
 		a.set(kind, metav1.ConditionUnknown, reasonNodeNotAlive,
 			"%s has drained on every live node, but the daemon does not run on %s, whose kernel may still use it; start it there, or delete the Node if it is gone",
-			previous, some(unknown))
+			previous, rollout.Some(unknown, maxNamed))
 	default:
 		a.set(kind, metav1.ConditionTrue, reasonDrained, "%s has no connection left on any node; what runs it can be deleted%s", previous, a.deadNames())
 	}
@@ -298,13 +299,5 @@ func (a *aggregation) deadNames() string {
 	for i := range a.dead {
 		names = append(names, a.dead[i].Name)
 	}
-	return "; not alive and not counted: " + some(names)
-}
-
-// some lists a few texts and says how many more there are.
-func some(all []string) string {
-	if len(all) <= maxNamed {
-		return strings.Join(all, ", ")
-	}
-	return fmt.Sprintf("%s and %d more", strings.Join(all[:maxNamed], ", "), len(all)-maxNamed)
+	return "; not alive and not counted: " + rollout.Some(names, maxNamed)
 }
