@@ -156,6 +156,18 @@ func (b *board) expire(now time.Time) (changed bool) {
 	return changed
 }
 
+// calm is how long no Lease of a live node can run out, and most at most.
+func (b *board) calm(now time.Time, most time.Duration) time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, n := range b.nodes {
+		if n.alive {
+			most = min(most, n.seen.Add(n.duration).Sub(now))
+		}
+	}
+	return max(most, 0)
+}
+
 // look brings alive up to date and says whether that changed it.
 func (n *nodeState) look(now time.Time) bool {
 	alive := n.duration > 0 && now.Before(n.seen.Add(n.duration))

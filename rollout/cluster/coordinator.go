@@ -16,7 +16,7 @@ import (
 // Intervals of a Coordinator.
 const (
 	settle    = 50 * time.Millisecond // nodes report a switch one after the other; one status is made of what came meanwhile
-	expiry    = 2 * time.Second       // between looks for Leases that ran out
+	expiry    = 10 * time.Second      // between looks for Leases that ran out, at the latest
 	workers   = 4                     // that write statuses
 	retryFrom = 100 * time.Millisecond
 	retryTo   = 30 * time.Second

@@ -26,9 +26,10 @@ import (
 // term is one time of leadership. A queue holds the VirtualServers whose status may have to change;
 // what comes in is compared entry by entry, so a changed report costs as much as changed in it.
 type term struct {
-	c     *Coordinator
-	board *board
-	queue workqueue.TypedRateLimitingInterface[types.NamespacedName]
+	c       *Coordinator
+	board   *board
+	arrived chan struct{} // a node came alive
+	queue   workqueue.TypedRateLimitingInterface[types.NamespacedName]
 
 	servers cache.Store
 	written cache.MutationCache // servers, and what we wrote that the watch has yet to bring
@@ -42,7 +43,7 @@ type term struct {
 
 func newTerm(c *Coordinator) *term {
 	return &term{
-		c: c, board: newBoard(), failing: map[types.NamespacedName]error{},
+		c: c, board: newBoard(), arrived: make(chan struct{}, 1), failing: map[types.NamespacedName]error{},
 		queue: workqueue.NewTypedRateLimitingQueue(
 			workqueue.NewTypedItemExponentialFailureRateLimiter[types.NamespacedName](retryFrom, retryTo)),
 	}
@@ -86,7 +87,7 @@ func (t *term) run(ctx context.Context) {
 		func(o any) { t.reported(o.(*v1alpha1.NodeReport).Name, o.(*v1alpha1.NodeReport)) },
 		func(o any) { t.reported(o.(*v1alpha1.NodeReport).Name, nil) })
 	inform(watching(clients.leases(t.c.opts.Namespace), "the nodes' leases", h, nodeLeasesOnly), &coordinationv1.Lease{},
-		func(o any) { t.addAllIf(t.board.renewed(o.(*coordinationv1.Lease), time.Now())) },
+		func(o any) { t.renewed(o.(*coordinationv1.Lease)) },
 		func(o any) { t.addAllIf(t.board.released(o.(*coordinationv1.Lease))) })
 	t.observe(t.c.snapshot.Load())
 	if !cache.WaitForCacheSync(ctx.Done(), synced...) {
@@ -95,16 +96,19 @@ func (t *term) run(ctx context.Context) {
 	for range workers {
 		group.Go(func() { t.work(ctx) })
 	}
-	ticker := time.NewTicker(expiry)
-	defer ticker.Stop()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-t.c.wake:
 			t.observe(t.c.snapshot.Load())
-		case now := <-ticker.C:
+		case <-t.arrived:
+			timer.Reset(t.board.calm(time.Now(), expiry))
+		case now := <-timer.C:
 			t.addAllIf(t.board.expire(now))
+			timer.Reset(t.board.calm(now, expiry))
 		}
 	}
 }
@@ -117,6 +121,17 @@ func (t *term) addAllIf(changed bool) {
 	}
 	for _, o := range t.servers.List() {
 		t.add(keyOfServer(o.(*v1alpha1.VirtualServer)))
+	}
+}
+
+func (t *term) renewed(lease *coordinationv1.Lease) {
+	if !t.board.renewed(lease, time.Now()) {
+		return
+	}
+	t.addAllIf(true)
+	select { // its Lease may run out before those that were there
+	case t.arrived <- struct{}{}:
+	default:
 	}
 }
 
