@@ -188,3 +188,16 @@ func (c *Cluster) setActive(name, colour string) {
 	c.t.Helper()
 	c.kubectl("patch", "vs", name, "--type=merge", "-p", fmt.Sprintf(`{"spec":{"active":%q}}`, colour))
 }
+
+// counted waits until this many nodes count as live, and each was read back as declared. A node counts from its
+// first report on: nobody knows of a daemon that was killed before it.
+func (s *scene) counted(nodes int32) {
+	s.t.Helper()
+	s.Eventually(Patience, fmt.Sprintf("%d nodes count", nodes), func() error {
+		vs, err := s.virtualServer("myapp")
+		if err == nil && (vs.Status.Nodes.Total != nodes || vs.Status.Nodes.Switched != nodes) {
+			err = fmt.Errorf("%+v", vs.Status.Nodes)
+		}
+		return err
+	})
+}

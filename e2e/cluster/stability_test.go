@@ -3,6 +3,7 @@ package cluster
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,7 +11,9 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/pointsman/pointsman/api/v1alpha1"
 	"github.com/pointsman/pointsman/internal/lab"
 )
 
@@ -91,6 +94,60 @@ func TestClusterRestart(t *testing.T) {
 	s.servesEverywhere("version=v1")
 	s.healthy(runs, "v1")
 	s.intact(held)
+
+	s.part("two on a node", func(s *scene) { s.twoDaemons(s.Nodes[1]) })
+	s.healthy(runs, "v1")
+	s.intact(held)
+	s.servesEverywhere("version=v1")
+}
+
+// twoDaemons starts a second daemon with a state directory of its own on the node, so that no lock keeps it from
+// working. What the first one made serves the Service's endpoints, so that it takes them for its own; both want
+// the same of the kernel and of the API server then, and write nothing against each other.
+func (s *scene) twoDaemons(n *Node) {
+	before, err := n.Table()
+	require.NoError(s.t, err)
+	writes := s.watchWrites()
+	other := s.Pointsman(n, s.account, "--state-dir", filepath.Join(s.folder, "state-second"), "--health-address", "127.0.0.1:9968")
+	s.Eventually(Patience, "the second one is ready, with the virtual servers of the first", func() error {
+		if !strings.Contains(other.Output(), "taking over TCP "+n.nodePort().String()) {
+			return fmt.Errorf("it said %q", other.Output())
+		}
+		_, err := n.Get("http://127.0.0.1:9968/readyz")
+		return err
+	})
+	began, reports := time.Now(), s.reportWrites(n)
+	time.Sleep(10 * time.Second)
+	count := s.reportWrites(n) - reports
+	s.t.Logf("%d writes of the node's report in %v by two daemons", count, time.Since(began).Round(time.Second))
+	require.Less(s.t, count, 5, "the two fight over the node's report")
+	// What drained may be deleted meanwhile; two that undo each other's writes would make hundreds.
+	require.Less(s.t, len(writes()), 10, "written to the kernel by daemons that want what there is")
+	now, err := n.Table()
+	require.NoError(s.t, err)
+	require.Equal(s.t, up(before), up(now))
+	require.NoError(s.t, other.Terminate(Patience))
+	s.condition("myapp", v1alpha1.ConditionSwitched, metav1.ConditionTrue, "Verified")
+}
+
+// up is the shape of what gets new connections.
+func up(t lab.Table) map[string]int {
+	out := shape(t)
+	maps.DeleteFunc(out, func(_ string, weight int) bool { return weight == 0 })
+	return out
+}
+
+// reportWrites counts how often a node's report was written, as the audit log has it.
+func (s *scene) reportWrites(n *Node) (count int) {
+	s.t.Helper()
+	text, err := askFor("/audit")
+	require.NoError(s.t, err)
+	for line := range strings.Lines(text) {
+		if strings.Contains(line, `"verb":"update"`) && strings.Contains(line, "/nodereports/"+n.Name()+"/status") {
+			count++
+		}
+	}
+	return count
 }
 
 // drained waits until no real server drains on any node.

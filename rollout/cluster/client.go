@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -125,22 +124,13 @@ func (c *clients) eventsIn(namespace string) *eventClient {
 		func() *eventsv1.EventList { return &eventsv1.EventList{} }}
 }
 
-// nodeUID is the one thing that we want of a Node. It asks for the metadata, and takes a whole Node too.
+// nodeUID is the one thing that we want of a Node.
 func (c *clients) nodeUID(ctx context.Context, name string) (types.UID, error) {
-	text, err := c.core.Get().Resource("nodes").Name(name).
-		SetHeader("Accept", "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json").Do(ctx).Raw()
+	meta, err := metadataOf(c.core.Get().Resource("nodes").Name(name).SetHeader("Accept", metadataAlone).Do(ctx))
 	if err != nil {
-		return "", err
-	}
-	var node struct {
-		Metadata struct {
-			UID types.UID `json:"uid"`
-		} `json:"metadata"`
-	}
-	if err := json.Unmarshal(text, &node); err != nil {
 		return "", fmt.Errorf("reading Node %s: %w", name, err)
 	}
-	return node.Metadata.UID, nil
+	return meta.UID, nil
 }
 
 // watched is a resource that can be listed and watched.

@@ -27,6 +27,11 @@ const (
 	contestEvery  = 10 * time.Second // how often the report is written while somebody else writes it too
 )
 
+// writeShare bounds what writing the report costs while much of it changes, as at the first start with a thousand
+// VirtualServers: it is written whole, and everybody who watches it reads it whole. One that takes a while is written again
+// after so many times that while.
+const writeShare = 4
+
 // backoff of what failed, jittered by a half: up to 30 s.
 var backoff = wait.Backoff{Duration: 200 * time.Millisecond, Factor: 2, Jitter: 0.5, Steps: 10, Cap: 30 * time.Second}
 
@@ -45,6 +50,7 @@ type Reporter struct {
 	converted  *sync.Status
 	want       v1alpha1.NodeReportStatus
 	wrote      time.Time
+	took       time.Duration             // until it was written
 	last       v1alpha1.NodeReportStatus // that was written then
 	notBefore  time.Time
 	retry      wait.Backoff
@@ -160,6 +166,9 @@ func (r *Reporter) step(ctx context.Context, now time.Time) time.Duration {
 		return 0
 	}
 	due := r.notBefore
+	if rested := r.wrote.Add(writeShare * r.took); rested.After(due) {
+		due = rested
+	}
 	if have != nil && sameReportButCounts(&have.Status, &r.want) && r.wrote.Add(countsEvery).After(due) {
 		due = r.wrote.Add(countsEvery)
 	}
@@ -173,9 +182,11 @@ func (r *Reporter) step(ctx context.Context, now time.Time) time.Duration {
 	if now.Before(due) {
 		return due.Sub(now)
 	}
+	began := time.Now()
 	conflict, err := r.put(ctx, have)
 	if err == nil && !conflict {
 		r.wrote, r.last = time.Now(), r.want
+		r.took = r.wrote.Sub(began)
 		r.done(ctx)
 		return 0
 	}
@@ -215,7 +226,7 @@ func (r *Reporter) put(ctx context.Context, have *v1alpha1.NodeReport) (conflict
 	}
 	next := have.DeepCopy()
 	next.Status = r.want
-	next, err = reports.UpdateStatus(ctx, next, metav1.UpdateOptions{})
+	err = reports.UpdateStatus(ctx, next, metav1.UpdateOptions{})
 	switch {
 	case apierrors.IsConflict(err), apierrors.IsNotFound(err):
 		return true, r.reread(ctx)

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"encoding/json"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -57,9 +58,32 @@ func (r *resource[T, L]) Update(ctx context.Context, object T, o metav1.UpdateOp
 	return out, r.on(r.client.Put()).Name(object.GetName()).VersionedParams(&o, parameters).Body(object).Do(ctx).Into(out)
 }
 
-func (r *resource[T, L]) UpdateStatus(ctx context.Context, object T, o metav1.UpdateOptions) (T, error) {
-	out := r.newObject()
-	return out, r.on(r.client.Put()).Name(object.GetName()).SubResource("status").VersionedParams(&o, parameters).Body(object).Do(ctx).Into(out)
+// UpdateStatus writes the status of an object, which gets the version that it has then. That is all that the API server
+// is asked for: the rest of the answer would be what was sent, of which a NodeReport may have half a megabyte.
+func (r *resource[T, L]) UpdateStatus(ctx context.Context, object T, o metav1.UpdateOptions) error {
+	answer := r.on(r.client.Put()).Name(object.GetName()).SubResource("status").SetHeader("Accept", metadataAlone).
+		VersionedParams(&o, parameters).Body(object).Do(ctx)
+	if err := answer.Error(); err != nil {
+		return err
+	}
+	meta, err := metadataOf(answer)
+	if err != nil {
+		return err
+	}
+	object.SetResourceVersion(meta.ResourceVersion)
+	return nil
+}
+
+// metadataAlone asks for nothing else of an object, and takes a whole one too.
+const metadataAlone = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
+
+func metadataOf(answer rest.Result) (metav1.ObjectMeta, error) {
+	var of metav1.PartialObjectMetadata
+	text, err := answer.Raw()
+	if err == nil {
+		err = json.Unmarshal(text, &of)
+	}
+	return of.ObjectMeta, err
 }
 
 func seconds(n *int64) time.Duration {

@@ -220,8 +220,7 @@ func (t *term) write(ctx context.Context, key types.NamespacedName) error {
 	defer cancel()
 	next := vs.DeepCopy()
 	next.Status = status
-	next, err = t.c.clients.servers(key.Namespace).UpdateStatus(ctx, next, metav1.UpdateOptions{})
-	if err != nil {
+	if err := t.c.clients.servers(key.Namespace).UpdateStatus(ctx, next, metav1.UpdateOptions{}); err != nil {
 		return err
 	}
 	t.written.Mutation(next)
