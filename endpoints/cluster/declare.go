@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"bytes"
 	stdjson "encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/pointsman/pointsman/api/v1alpha1"
 	"github.com/pointsman/pointsman/endpoints"
+	"github.com/pointsman/pointsman/internal/jsontext"
 )
 
 // declare reads a VirtualServer as the manifest reader would. One that the API server should not have
@@ -75,17 +77,17 @@ func (m specs) decode(spec stdjson.RawMessage, into *v1alpha1.VirtualServerSpec)
 
 // withoutService takes the value of "service" out of the text of a spec; not ok: it has none, or more than one.
 func withoutService(spec []byte) (rest, service []byte, ok bool) {
-	t, from, n := &text{b: spec}, 0, 0
-	err := t.object(func(key []byte) (err error) {
+	t, from, n := jsontext.NewText(spec), 0, 0
+	err := t.Object(func(key []byte) (err error) {
 		if string(key) != "service" {
-			return t.skip()
+			return t.Skip()
 		}
 		n++
-		service, err = t.raw()
-		from = t.at - len(service)
+		service, err = t.Raw()
+		from = len(spec) - len(t.Rest()) - len(service)
 		return err
 	})
-	if err != nil || n != 1 || t.next() != 0 {
+	if err != nil || n != 1 || len(bytes.TrimLeft(t.Rest(), " \t\r\n")) > 0 {
 		return nil, nil, false
 	}
 	return slices.Concat(spec[:from], spec[from+len(service):]), service, true

@@ -132,6 +132,13 @@ func (e *sliceEvents) Decode() (watch.EventType, runtime.Object, error) {
 	return known(event.Type, e.read.convert(in))
 }
 
+// readBuffer is what is asked of a connection at a time; keepBuffer, how large a buffer is kept for the next event: not one that
+// a single large object made.
+const (
+	readBuffer = 16 << 10
+	keepBuffer = 64 << 10
+)
+
 // maxFrame is more than any object has, and less than a broken stream may say.
 const maxFrame = 64 << 20
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/pointsman/pointsman/api/v1alpha1"
 	"github.com/pointsman/pointsman/endpoints"
+	"github.com/pointsman/pointsman/internal/jsontext"
 )
 
 // asJSON is what encoding/json makes of a VirtualServer's text.
@@ -68,7 +69,7 @@ func TestText(t *testing.T) {
 	for _, example := range texts {
 		want, wrong := asJSON([]byte(example))
 		got := &declared{}
-		err := got.read(&text{b: []byte(example)})
+		err := got.read(jsontext.NewText([]byte(example)))
 		if wrong != nil {
 			require.Error(t, err, example)
 			continue
@@ -76,7 +77,7 @@ func TestText(t *testing.T) {
 		require.NoError(t, err, example)
 		require.Equal(t, want, got, example)
 		for cut := range len(strings.TrimRight(example, " ")) {
-			require.ErrorIs(t, (&declared{}).read(&text{b: []byte(example[:cut])}), io.ErrUnexpectedEOF, example[:cut])
+			require.ErrorIs(t, (&declared{}).read(jsontext.NewText([]byte(example[:cut]))), io.ErrUnexpectedEOF, example[:cut])
 		}
 	}
 }
@@ -88,7 +89,7 @@ func FuzzText(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		got := &declared{}
-		err := got.read(&text{b: raw})
+		err := got.read(jsontext.NewText(raw))
 		if !json.Valid(raw) || !bytes.HasPrefix(bytes.TrimLeft(raw, " \t\r\n"), []byte("{")) || err != nil {
 			return
 		}

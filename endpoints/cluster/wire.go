@@ -1,26 +1,21 @@
 package cluster
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
-	"k8s.io/klog/v2"
 
 	"github.com/pointsman/pointsman/endpoints"
+	"github.com/pointsman/pointsman/internal/jsontext"
+	"github.com/pointsman/pointsman/internal/jsonwatch"
 )
 
 // VirtualServers come as JSON, since a CRD has no other encoding that is on everywhere, and by the thousand at a start,
@@ -43,73 +38,73 @@ func (d *declared) DeepCopyObject() runtime.Object {
 }
 
 // read takes a VirtualServer, of which the text may be used for something else later.
-func (d *declared) read(t *text) error {
-	return t.object(func(key []byte) error {
+func (d *declared) read(t *jsontext.Text) error {
+	return t.Object(func(key []byte) error {
 		switch string(key) {
 		case "metadata":
 			return d.readMeta(t)
 		case "spec":
-			raw, err := t.raw()
+			raw, err := t.Raw()
 			d.spec = slices.Clone(raw)
 			return err
 		case "status":
 			return d.readDecision(t)
 		}
-		return t.skip()
+		return t.Skip()
 	})
 }
 
-func (d *declared) readMeta(t *text) error {
-	return t.object(func(key []byte) error {
+func (d *declared) readMeta(t *jsontext.Text) error {
+	return t.Object(func(key []byte) error {
 		switch string(key) {
 		case "name":
-			return t.value(&d.Name)
+			return t.Value(&d.Name)
 		case "namespace":
-			return t.value(&d.Namespace)
+			return t.Value(&d.Namespace)
 		case "uid":
-			return t.value((*string)(&d.UID))
+			return t.Value((*string)(&d.UID))
 		case "resourceVersion":
-			return t.value(&d.ResourceVersion)
+			return t.Value(&d.ResourceVersion)
 		case "generation":
-			return t.value(&d.Generation)
+			return t.Value(&d.Generation)
 		case "annotations":
-			return t.object(func(key []byte) error {
+			return t.Object(func(key []byte) error {
 				if string(key) != metav1.InitialEventsAnnotationKey {
-					return t.skip()
+					return t.Skip()
 				}
 				var value string
-				err := t.value(&value)
+				err := t.Value(&value)
 				d.Annotations = map[string]string{string(key): value}
 				return err
 			})
 		}
-		return t.skip()
+		return t.Skip()
 	})
 }
 
 // readDecision takes what is decided out of a status; there is none when no colour is active yet.
-func (d *declared) readDecision(t *text) error {
+func (d *declared) readDecision(t *jsontext.Text) error {
 	var of endpoints.Decision
-	err := t.object(func(key []byte) error {
+	err := t.Object(func(key []byte) error {
 		switch string(key) {
 		case "decision":
-			return t.value(&of.Number)
+			return t.Value(&of.Number)
 		case "active":
-			return t.value(&of.Active)
+			return t.Value(&of.Active)
 		case "previous":
-			return t.value(&of.Previous)
+			return t.Value(&of.Previous)
 		case "retiring":
-			return t.value(&of.Retiring)
+			return t.Value(&of.Retiring)
 		case "candidate":
-			return t.value(&of.Candidate)
+			return t.Value(&of.Candidate)
 		case "weight":
-			return t.value(&of.Weight)
+			return t.Value(&of.Weight)
 		case "phase":
-			return t.value((*string)(&of.Phase))
+			return t.Value((*string)(&of.Phase))
 		case "rollback":
-			return t.value(&of.Rollback)
+			return t.Value(&of.Rollback)
 		}
-		return t.skip()
+		return t.Skip()
 	})
 	if of.Active != "" {
 		d.decision = &of
@@ -148,36 +143,24 @@ func decodedHere[T any](get func(metav1.ListOptions) *rest.Request, list func([]
 		},
 		watch: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 			o.Watch = true
-			return stream(ctx, get(o), events)
+			return jsonwatch.Stream(ctx, get(o), events)
 		},
 	}
 }
 
-// stream begins a watch that is read by a decoder of our own.
-func stream(ctx context.Context, get *rest.Request, decoder func(io.ReadCloser) watch.Decoder) (watch.Interface, error) {
-	body, err := get.Stream(ctx)
-	switch {
-	case err == nil:
-		return watch.NewStreamWatcherWithLogger(klog.FromContext(ctx), decoder(body), apierrors.NewClientErrorReporter(http.StatusInternalServerError, "GET", "WatchDecoding")), nil
-	case utilnet.IsProbableEOF(err), utilnet.IsTimeout(err):
-		return watch.NewEmptyWatch(), nil // as client-go's own: what was begun is tried again at once
-	}
-	return nil, err
-}
-
 func readList(all []byte) (*listOf[declared], error) {
-	out, t := &listOf[declared]{}, &text{b: all}
-	err := t.object(func(key []byte) error {
+	out, t := &listOf[declared]{}, jsontext.NewText(all)
+	err := t.Object(func(key []byte) error {
 		switch string(key) {
 		case "metadata":
-			return t.value(&out.ListMeta)
+			return t.Value(&out.ListMeta)
 		case "items":
-			return t.array(func() error {
+			return t.Array(func() error {
 				out.Items = append(out.Items, declared{})
 				return out.Items[len(out.Items)-1].read(t)
 			})
 		}
-		return t.skip()
+		return t.Skip()
 	})
 	if err != nil {
 		return nil, fmt.Errorf("reading the list of VirtualServers: %w", err)
@@ -185,80 +168,10 @@ func readList(all []byte) (*listOf[declared], error) {
 	return out, nil
 }
 
-// events reads a watch. It is a watch.Decoder.
-type events struct {
-	body io.ReadCloser
-	in   *bufio.Reader
-	have []byte // that was read and is not decoded yet
-}
-
-// readBuffer is what is asked of a connection at a time.
-const readBuffer = 16 << 10
-
-// keepBuffer is how large a buffer is kept for the next event: not one that a single large object made.
-const keepBuffer = 64 << 10
-
-func newEvents(body io.ReadCloser) *events {
-	return &events{body: body, in: bufio.NewReaderSize(body, readBuffer)}
-}
-
-func (e *events) Close() { _ = e.body.Close() }
-
-// Decode takes the next event. An API server writes each on a line; what does not is read again with each of its lines.
-func (e *events) Decode() (watch.EventType, runtime.Object, error) {
-	for {
-		if e.have = bytes.TrimLeft(e.have, " \t\r\n"); len(e.have) > 0 {
-			t := &text{b: e.have}
-			kind, object, err := readEvent(t)
-			if !errors.Is(err, io.ErrUnexpectedEOF) {
-				e.have = append(e.have[:0], e.have[t.at:]...)
-				if cap(e.have) > keepBuffer && len(e.have) == 0 {
-					e.have = nil
-				}
-				return kind, object, err
-			}
-		}
-		for more := true; more; {
-			line, err := e.in.ReadSlice('\n')
-			e.have = append(e.have, line...)
-			more = errors.Is(err, bufio.ErrBufferFull)
-			switch {
-			case err == nil, more:
-			case errors.Is(err, io.EOF) && len(line) > 0: // the last line
-			case errors.Is(err, io.EOF) && len(e.have) > 0:
-				return "", nil, io.ErrUnexpectedEOF
-			default:
-				return "", nil, err
-			}
-		}
-	}
-}
-
-func readEvent(t *text) (kind watch.EventType, object runtime.Object, err error) {
-	var raw []byte
-	if err := t.object(func(key []byte) (err error) {
-		switch string(key) {
-		case "type":
-			err = t.value((*string)(&kind))
-		case "object":
-			raw, err = t.raw()
-		default:
-			err = t.skip()
-		}
-		return err
-	}); err != nil {
-		return "", nil, err
-	}
-	switch kind {
-	case watch.Added, watch.Modified, watch.Deleted, watch.Bookmark:
+// newEvents reads a watch of VirtualServers.
+func newEvents(body io.ReadCloser) *jsonwatch.Events {
+	return jsonwatch.NewEvents(body, "VirtualServers", func(raw []byte) (runtime.Object, error) {
 		d := &declared{}
-		if err := d.read(&text{b: raw}); err != nil {
-			return "", nil, fmt.Errorf("watching VirtualServers: %s", err) // not that it is cut off: raw is whole
-		}
-		return kind, d, nil
-	case watch.Error:
-		s := &metav1.Status{}
-		return kind, s, json.Unmarshal(raw, s)
-	}
-	return "", nil, fmt.Errorf("watching VirtualServers: there is no event of type %q", kind)
+		return d, d.read(jsontext.NewText(raw))
+	})
 }

@@ -1,4 +1,5 @@
-// Package jsontext writes JSON without reflection, for the files that are written before traffic may change.
+// Package jsontext reads and writes JSON without reflection, where traffic waits for it: what an API server sends by the
+// thousand at a start, and the files that are written before the kernel is.
 package jsontext
 
 import "encoding/json"

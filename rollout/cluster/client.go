@@ -56,6 +56,7 @@ type (
 	serverClient = resource[*v1alpha1.VirtualServer, *v1alpha1.VirtualServerList]
 	reportClient = resource[*v1alpha1.NodeReport, *v1alpha1.NodeReportList]
 	leaseClient  = resource[*coordinationv1.Lease, *coordinationv1.LeaseList]
+	metaClient   = resource[*metav1.PartialObjectMetadata, *metav1.PartialObjectMetadataList]
 	eventClient  = resource[*eventsv1.Event, *eventsv1.EventList]
 )
 
@@ -103,34 +104,42 @@ func newClients(config *rest.Config) (*clients, error) {
 func (c *clients) servers(namespace string) *serverClient {
 	return &serverClient{c.pointsman, "virtualservers", namespace,
 		func() *v1alpha1.VirtualServer { return &v1alpha1.VirtualServer{} },
-		func() *v1alpha1.VirtualServerList { return &v1alpha1.VirtualServerList{} }}
+		func() *v1alpha1.VirtualServerList { return &v1alpha1.VirtualServerList{} }, &whole}
 }
 
 func (c *clients) reports() *reportClient {
 	return &reportClient{c.pointsman, "nodereports", "",
 		func() *v1alpha1.NodeReport { return &v1alpha1.NodeReport{} },
-		func() *v1alpha1.NodeReportList { return &v1alpha1.NodeReportList{} }}
+		func() *v1alpha1.NodeReportList { return &v1alpha1.NodeReportList{} }, &whole}
+}
+
+// reportVersions tell that a NodeReport was written, and nothing of what it says.
+func (c *clients) reportVersions() *metaClient {
+	return &metaClient{c.pointsman, "nodereports", "",
+		func() *metav1.PartialObjectMetadata { return &metav1.PartialObjectMetadata{} },
+		func() *metav1.PartialObjectMetadataList { return &metav1.PartialObjectMetadataList{} }, &metadataOnly}
 }
 
 func (c *clients) leases(namespace string) *leaseClient {
 	return &leaseClient{c.coordination, "leases", namespace,
 		func() *coordinationv1.Lease { return &coordinationv1.Lease{} },
-		func() *coordinationv1.LeaseList { return &coordinationv1.LeaseList{} }}
+		func() *coordinationv1.LeaseList { return &coordinationv1.LeaseList{} }, nil}
 }
 
 func (c *clients) eventsIn(namespace string) *eventClient {
 	return &eventClient{c.events, "events", namespace,
 		func() *eventsv1.Event { return &eventsv1.Event{} },
-		func() *eventsv1.EventList { return &eventsv1.EventList{} }}
+		func() *eventsv1.EventList { return &eventsv1.EventList{} }, nil}
 }
 
 // nodeUID is the one thing that we want of a Node.
 func (c *clients) nodeUID(ctx context.Context, name string) (types.UID, error) {
-	meta, err := metadataOf(c.core.Get().Resource("nodes").Name(name).SetHeader("Accept", metadataAlone).Do(ctx))
+	var node metav1.PartialObjectMetadata
+	err := unmarshal(c.core.Get().Resource("nodes").Name(name).SetHeader("Accept", metadataOnly.watch).Do(ctx), &node)
 	if err != nil {
 		return "", fmt.Errorf("reading Node %s: %w", name, err)
 	}
-	return meta.UID, nil
+	return node.UID, nil
 }
 
 // watched is a resource that can be listed and watched.

@@ -36,7 +36,7 @@ const writeShare = 4
 var backoff = wait.Backoff{Duration: 200 * time.Millisecond, Factor: 2, Jitter: 0.5, Steps: 10, Cap: 30 * time.Second}
 
 // Reporter writes the node's NodeReport, when it differs from what the API server has, and keeps the node's
-// Lease. It watches the report too, so one that somebody deleted or changed is put right without being read.
+// Lease. It watches the report's version too, so that one that somebody deleted or changed is put right.
 type Reporter struct {
 	opts    Options
 	clients *clients
@@ -99,13 +99,13 @@ func (r *Reporter) Run(ctx context.Context) error {
 	ctx = quiet(ctx)
 	only := fields.OneTermEqualSelector("metadata.name", r.opts.NodeName).String()
 	_, informer := cache.NewInformerWithOptions(cache.InformerOptions{
-		ListerWatcher: watching(r.clients.reports(), "the node's report", &r.health, func(o *metav1.ListOptions) { o.FieldSelector = only }),
-		ObjectType:    &v1alpha1.NodeReport{},
+		ListerWatcher: watching(r.clients.reportVersions(), "the node's report", &r.health, func(o *metav1.ListOptions) { o.FieldSelector = only }),
+		ObjectType:    &metav1.PartialObjectMetadata{},
 		Handler: cache.ResourceEventHandlerFuncs{
-			AddFunc:    func(o any) { r.known.see(o.(*v1alpha1.NodeReport)); r.poke() },
-			UpdateFunc: func(_, o any) { r.known.see(o.(*v1alpha1.NodeReport)); r.poke() },
+			AddFunc:    func(o any) { r.known.told(o.(*metav1.PartialObjectMetadata).ResourceVersion); r.poke() },
+			UpdateFunc: func(_, o any) { r.known.told(o.(*metav1.PartialObjectMetadata).ResourceVersion); r.poke() },
 			DeleteFunc: func(o any) {
-				if report, ok := o.(*v1alpha1.NodeReport); ok {
+				if report, ok := o.(*metav1.PartialObjectMetadata); ok {
 					r.known.gone(report.ResourceVersion)
 				} else {
 					r.known.forget() // went while nobody watched
@@ -160,7 +160,16 @@ func (r *Reporter) step(ctx context.Context, now time.Time) time.Duration {
 	if status != r.converted {
 		r.converted, r.want = status, ReportOf(status, r.opts.Version)
 	}
-	have := r.known.get()
+	have, stale := r.known.get()
+	if stale {
+		if now.Before(r.notBefore) {
+			return r.notBefore.Sub(now)
+		}
+		if err := r.reread(ctx); err != nil {
+			return r.failed(ctx, err)
+		}
+		have, _ = r.known.get()
+	}
 	if have != nil && equality.Semantic.DeepEqual(have.Status, r.want) {
 		r.done(ctx)
 		return 0
@@ -190,6 +199,11 @@ func (r *Reporter) step(ctx context.Context, now time.Time) time.Duration {
 		r.done(ctx)
 		return 0
 	}
+	return r.failed(ctx, err)
+}
+
+// failed says after how long to try again what failed, or met a report that somebody else had written: nil.
+func (r *Reporter) failed(ctx context.Context, err error) time.Duration {
 	if err != nil {
 		r.health.set(ctx, "writing the node's report", err)
 	}
@@ -238,6 +252,8 @@ func (r *Reporter) put(ctx context.Context, have *v1alpha1.NodeReport) (conflict
 }
 
 func (r *Reporter) reread(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
 	got, err := r.clients.reports().Get(ctx, r.opts.NodeName, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		r.known.forget()

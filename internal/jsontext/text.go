@@ -1,4 +1,4 @@
-package cluster
+package jsontext
 
 import (
 	"bytes"
@@ -8,15 +8,21 @@ import (
 	"io"
 )
 
-// text is JSON that is read once from its beginning to its end. What is not wanted is passed over byte by byte, without
+// Text is JSON that is read once from its beginning to its end. What is not wanted is passed over byte by byte, without
 // being looked at more than it takes to find where it ends: encoding/json checks all of it first and reads it again after.
 // What is wrong with it is an error sooner or later, and is io.ErrUnexpectedEOF when it may only be cut off.
-type text struct {
+type Text struct {
 	b  []byte
 	at int
 }
 
-func (t *text) wrong(want string) error {
+// NewText begins to read b, which it does not change.
+func NewText(b []byte) *Text { return &Text{b: b} }
+
+// Rest is what was not read yet.
+func (t *Text) Rest() []byte { return t.b[t.at:] }
+
+func (t *Text) wrong(want string) error {
 	if t.at >= len(t.b) {
 		return io.ErrUnexpectedEOF
 	}
@@ -24,7 +30,7 @@ func (t *text) wrong(want string) error {
 }
 
 // next is the byte that the next value begins with, or 0 at the end.
-func (t *text) next() byte {
+func (t *Text) next() byte {
 	for t.at < len(t.b) {
 		switch c := t.b[t.at]; c {
 		case ' ', '\t', '\n', '\r':
@@ -36,7 +42,7 @@ func (t *text) next() byte {
 	return 0
 }
 
-func (t *text) take(c byte, what string) error {
+func (t *Text) take(c byte, what string) error {
 	if t.next() != c {
 		return t.wrong(what)
 	}
@@ -44,10 +50,10 @@ func (t *text) take(c byte, what string) error {
 	return nil
 }
 
-// object calls f at the value of each key as it stands, which it is to take. Anything but an object is passed over.
-func (t *text) object(f func(key []byte) error) error {
+// Object calls f at the value of each key as it stands, which it is to take. Anything but an object is passed over.
+func (t *Text) Object(f func(key []byte) error) error {
 	if t.next() != '{' {
-		return t.skip()
+		return t.Skip()
 	}
 	t.at++
 	if t.next() == '}' {
@@ -78,10 +84,10 @@ func (t *text) object(f func(key []byte) error) error {
 // plain is what a string without escapes says.
 func plain(quoted []byte) string { return string(quoted[1 : len(quoted)-1]) }
 
-// array calls f at each value, which it is to take. Anything but an array is passed over.
-func (t *text) array(f func() error) error {
+// Array calls f at each value, which it is to take. Anything but an array is passed over.
+func (t *Text) Array(f func() error) error {
 	if t.next() != '[' {
-		return t.skip()
+		return t.Skip()
 	}
 	t.at++
 	if t.next() == ']' {
@@ -102,9 +108,9 @@ func (t *text) array(f func() error) error {
 	}
 }
 
-// value takes one into what it belongs in, as json.Unmarshal does: null leaves that as it is.
-func (t *text) value(into any) error {
-	raw, err := t.raw()
+// Value takes one into what it belongs in, as json.Unmarshal does: null leaves that as it is.
+func (t *Text) Value(into any) error {
+	raw, err := t.Raw()
 	if err != nil {
 		return err
 	}
@@ -115,16 +121,16 @@ func (t *text) value(into any) error {
 	return json.Unmarshal(raw, into)
 }
 
-// raw takes a value as it stands.
-func (t *text) raw() ([]byte, error) {
+// Raw takes a value as it stands.
+func (t *Text) Raw() ([]byte, error) {
 	t.next()
 	from := t.at
-	err := t.skip()
+	err := t.Skip()
 	return t.b[from:t.at], err
 }
 
 // quoted takes a string as it stands.
-func (t *text) quoted() ([]byte, error) {
+func (t *Text) quoted() ([]byte, error) {
 	if t.next() != '"' {
 		return nil, t.wrong("a string")
 	}
@@ -135,7 +141,7 @@ func (t *text) quoted() ([]byte, error) {
 	return t.b[from:t.at], nil
 }
 
-func (t *text) skipString() error {
+func (t *Text) skipString() error {
 	t.at++
 	for {
 		end := bytes.IndexByte(t.b[t.at:], '"')
@@ -158,8 +164,8 @@ func (t *text) skipString() error {
 // maxDepth is where encoding/json gives up, too.
 const maxDepth = 10000
 
-// skip takes a value.
-func (t *text) skip() error {
+// Skip takes a value.
+func (t *Text) Skip() error {
 	var closing []byte // of what is open
 	for {
 		switch c := t.next(); c {
