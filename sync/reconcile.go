@@ -65,7 +65,7 @@ type (
 const (
 	driftInterval = 400 * time.Millisecond
 	driftEvery    = 2000
-	restInterval  = 2 * time.Second
+	restInterval  = 5 * time.Second
 )
 
 // wholeShare bounds what reading the whole table may cost while others write to it all the time: one part in so many.

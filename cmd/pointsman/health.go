@@ -27,7 +27,7 @@ type health struct {
 	registry *prometheus.Registry
 }
 
-// stuck is how long the loop may go without a pass. At rest it makes one a second.
+// stuck is how long the loop may go without a pass. At rest it makes one each five seconds.
 const stuck = time.Minute
 
 func newHealth(address string, r *sync.Reconciler) *health {
