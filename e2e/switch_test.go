@@ -77,11 +77,11 @@ func mayReach(done []turn, first string, c lab.Connection) []string {
 	return colours
 }
 
-// Two hundred switches under load, round and round three colours: no connection is refused, reset or
+// Two hundred switches under load, round and round three colours of ten real servers: no connection is refused, reset or
 // left without an answer; once a switch has returned no new connection reaches another colour, not
 // from a source port that is used again either; and what was open before goes on.
 func TestKernelSwitchUnderLoad(t *testing.T) {
-	colours := []lab.Colour{{Name: "v1", Backends: 3}, {Name: "v2", Backends: 3}, {Name: "v3", Backends: 3}}
+	colours := []lab.Colour{{Name: "v1", Backends: 10}, {Name: "v2", Backends: 10}, {Name: "v3", Backends: 10}}
 	w := newWorld(t, lab.Config{Colours: colours, Clients: 4}, lab.Manifests{})
 	w.start("v1")
 
