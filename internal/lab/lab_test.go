@@ -234,7 +234,7 @@ func TestKernelLabFlows(t *testing.T) {
 	moved := report.Between(after.Add(100*time.Millisecond), gone.Add(-50*time.Millisecond))
 	require.Zero(t, moved.ByColour()["v1"])
 	require.NotZero(t, moved.ByColour()["v2"])
-	require.LessOrEqual(t, report.Between(before, gone.Add(-50*time.Millisecond)).Lost(), 8, "one a flow")
+	require.LessOrEqual(t, report.Between(before, gone.Add(-50*time.Millisecond)).Lost(), 16, "one a flow, or two where the timer that drops its entry is late")
 	require.NotZero(t, report.Between(gone, time.Time{}).Lost())
 	require.NotZero(t, run.Refused())
 }
