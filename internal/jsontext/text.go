@@ -52,15 +52,7 @@ func (t *Text) take(c byte, what string) error {
 
 // Object calls f at the value of each key as it stands, which it is to take. Anything but an object is passed over.
 func (t *Text) Object(f func(key []byte) error) error {
-	if t.next() != '{' {
-		return t.Skip()
-	}
-	t.at++
-	if t.next() == '}' {
-		t.at++
-		return nil
-	}
-	for {
+	return t.each('{', '}', "a comma or the end of an object", func() error {
 		key, err := t.quoted()
 		if err != nil {
 			return err
@@ -68,29 +60,22 @@ func (t *Text) Object(f func(key []byte) error) error {
 		if err := t.take(':', "a colon"); err != nil {
 			return err
 		}
-		if err := f(key[1 : len(key)-1]); err != nil {
-			return err
-		}
-		if t.next() == '}' {
-			t.at++
-			return nil
-		}
-		if err := t.take(',', "a comma or the end of an object"); err != nil {
-			return err
-		}
-	}
+		return f(key[1 : len(key)-1])
+	})
 }
-
-// plain is what a string without escapes says.
-func plain(quoted []byte) string { return string(quoted[1 : len(quoted)-1]) }
 
 // Array calls f at each value, which it is to take. Anything but an array is passed over.
 func (t *Text) Array(f func() error) error {
-	if t.next() != '[' {
+	return t.each('[', ']', "a comma or the end of an array", f)
+}
+
+// each calls f at each item between two brackets. Anything that does not begin with the first is passed over.
+func (t *Text) each(open, end byte, more string, f func() error) error {
+	if t.next() != open {
 		return t.Skip()
 	}
 	t.at++
-	if t.next() == ']' {
+	if t.next() == end {
 		t.at++
 		return nil
 	}
@@ -98,15 +83,18 @@ func (t *Text) Array(f func() error) error {
 		if err := f(); err != nil {
 			return err
 		}
-		if t.next() == ']' {
+		if t.next() == end {
 			t.at++
 			return nil
 		}
-		if err := t.take(',', "a comma or the end of an array"); err != nil {
+		if err := t.take(',', more); err != nil {
 			return err
 		}
 	}
 }
+
+// plain is what a string without escapes says.
+func plain(quoted []byte) string { return string(quoted[1 : len(quoted)-1]) }
 
 // Value takes one into what it belongs in, as json.Unmarshal does: null leaves that as it is.
 func (t *Text) Value(into any) error {
