@@ -183,4 +183,7 @@ type ColourDrain struct {
 	// Connections to them, opening and closing ones included.
 	// +kubebuilder:validation:Minimum=0
 	Connections int64 `json:"connections"`
+	// Deadline is when the last of these connections is cut; absent: none ever is.
+	// +optional
+	Deadline *metav1.Time `json:"deadline,omitempty"`
 }

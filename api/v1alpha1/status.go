@@ -139,7 +139,16 @@ type NodesStatus struct {
 	// Switched: those that were read back to serve the active colour and no other.
 	// +kubebuilder:validation:Minimum=0
 	Switched int32 `json:"switched"`
+	// Dead are nodes that have reported and whose Lease has run out: the first of them by name. Their kernels may
+	// still serve, as they last said or otherwise.
+	// +kubebuilder:validation:MaxItems=32
+	// +listType=set
+	// +optional
+	Dead []string `json:"dead,omitempty"`
 }
+
+// MaxDeadNodes is how many status.nodes.dead names.
+const MaxDeadNodes = 32
 
 // HooksStatus is how the hooks of a switch fared; one that is absent was not called.
 type HooksStatus struct {

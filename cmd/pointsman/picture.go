@@ -25,6 +25,7 @@ type picture struct {
 // nodePicture is what one node has of a VirtualServer.
 type nodePicture struct {
 	name   string
+	dead   bool                        // what it has is what it once said
 	entry  *v1alpha1.NodeVirtualServer // nil: it has reported none
 	drains map[string]drainPicture     // by colour
 }
@@ -34,7 +35,7 @@ type drainPicture struct {
 	reals       int32
 	connections int64
 	open        int64     // of them; -1: not known
-	deadline    time.Time // when they are cut; zero: not, or not known
+	deadline    time.Time // when they are cut; zero: never
 }
 
 // pictureOf is a VirtualServer as an API server has it.
@@ -46,7 +47,7 @@ func pictureOf(vs *v1alpha1.VirtualServer, reports []v1alpha1.NodeReport) pictur
 		declared: vs.Spec.Active, spec: &spec.Spec, status: vs.Status,
 	}
 	for i := range reports {
-		n := nodePicture{name: reports[i].Name, drains: map[string]drainPicture{}}
+		n := nodePicture{name: reports[i].Name, drains: map[string]drainPicture{}, dead: slices.Contains(vs.Status.Nodes.Dead, reports[i].Name)}
 		for j := range reports[i].Status.VirtualServers {
 			if e := &reports[i].Status.VirtualServers[j]; e.Namespace == vs.Namespace && e.Name == vs.Name {
 				n.entry = e
@@ -54,7 +55,11 @@ func pictureOf(vs *v1alpha1.VirtualServer, reports []v1alpha1.NodeReport) pictur
 		}
 		if n.entry != nil {
 			for _, d := range n.entry.Draining {
-				n.drains[d.Colour] = drainPicture{reals: d.RealServers, connections: d.Connections, open: -1}
+				drain := drainPicture{reals: d.RealServers, connections: d.Connections, open: -1}
+				if d.Deadline != nil {
+					drain.deadline = d.Deadline.Time
+				}
+				n.drains[d.Colour] = drain
 			}
 		}
 		p.nodes = append(p.nodes, n)

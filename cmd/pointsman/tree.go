@@ -162,8 +162,8 @@ func (p painter) notes(root *limb, of *picture) {
 	if of.spec != nil && of.spec.Switch.Paused && s.Reason != rollout.ReasonPaused {
 		note("", "spec.switch.paused is set: a switch waits at its gate until `pointsman resume`")
 	}
-	if total := int(s.Nodes.Total); len(of.nodes) > total && total > 0 {
-		note("", fmt.Sprintf("%d nodes have reported, %d of them live now; of the others only what they said last is shown", len(of.nodes), total))
+	if dead := s.Nodes.Dead; len(dead) > 0 {
+		note("", fmt.Sprintf("not alive, and not counted: %s; what is shown of such a node is what it said last", rollout.Some(dead, maxNamed)))
 	}
 }
 

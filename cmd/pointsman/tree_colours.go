@@ -153,6 +153,10 @@ func (p painter) node(of *picture, n *nodePicture, colour string) (text string, 
 	}
 	switch {
 	case colour == "" || colour != s.Active && colour != s.Candidate:
+	case n.dead && colour == s.Active && e != nil && e.Verified && e.Active != "":
+		wrong("not alive; it served " + shorten(e.Active, maxName))
+	case n.dead:
+		wrong("not alive")
 	case e == nil:
 		wrong("has reported nothing yet")
 	case e.Decision < s.Decision:
@@ -172,7 +176,7 @@ func (p painter) node(of *picture, n *nodePicture, colour string) (text string, 
 	default:
 		parts = append(parts, "serves, "+plural(e.RealServers, "real server", "real servers"))
 	}
-	if e != nil {
+	if e != nil && !n.dead {
 		if probe := e.Probe; probe != nil && probe.Colour == colour {
 			text := fmt.Sprintf("probe passes %d of %d", probe.Passed, probe.Passed+probe.Failed)
 			if probe.Failed > 0 {

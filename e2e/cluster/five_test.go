@@ -133,6 +133,7 @@ func (s *scene) withoutDead(st *story, runs map[*Node]*lab.Run, dead *Node) {
 	s.declare(`{"active":"v2"}`)
 	m := st.succeeded("v2")
 	require.EqualValues(s.t, 4, m.Status.Nodes.Total)
+	require.Equal(s.t, []string{dead.Name()}, m.Status.Nodes.Dead)
 	s.condition("myapp", v1alpha1.ConditionSwitched, metav1.ConditionTrue, "Verified", "not alive and not counted: "+dead.Name())
 	s.condition("myapp", v1alpha1.ConditionHealthy, metav1.ConditionTrue, "Ready", "not alive and not counted: "+dead.Name())
 	for _, n := range s.Nodes {

@@ -41,6 +41,9 @@ func Aggregate(vs *v1alpha1.VirtualServer, server *endpoints.Server, live, dead 
 	a := aggregation{vs: vs, server: server, live: live, dead: dead, now: metav1.NewTime(now.UTC().Truncate(time.Second))}
 	a.out = *vs.Status.DeepCopy()
 	a.out.Nodes = v1alpha1.NodesStatus{Total: int32(len(live))}
+	for i := range dead[:min(len(dead), v1alpha1.MaxDeadNodes)] {
+		a.out.Nodes.Dead = append(a.out.Nodes.Dead, dead[i].Name)
+	}
 	if server != nil && server.Refused == nil {
 		a.out.Colours = sync.Colours(server)
 	}

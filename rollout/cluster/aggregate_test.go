@@ -147,14 +147,14 @@ func TestAggregate(t *testing.T) {
 		{
 			name: "a dead node is named and not counted", before: steady("v0"), declared: "v1", counts: both,
 			live: []Node{at("a", "v1", 2)}, dead: []Node{at("b", "v1", 1)},
-			active: "v1", phase: v1alpha1.PhaseSteady, nodes: v1alpha1.NodesStatus{Total: 1, Staged: 1, Switched: 1}, history: 1,
+			active: "v1", phase: v1alpha1.PhaseSteady, nodes: v1alpha1.NodesStatus{Total: 1, Staged: 1, Switched: 1, Dead: []string{"b"}}, history: 1,
 			conditions: "Accepted=True/Accepted Staged=True/Staged Switched=True/Verified Healthy=True/Ready SafeToRetire=True/Drained",
 			say:        map[string]string{"Switched": "not alive and not counted: b", "Healthy": "not alive and not counted: b"},
 		},
 		{
 			name: "a dead node that may still use the previous colour", before: switchedTo(steady(""), "v2"), declared: "v2", counts: both,
 			live: []Node{at("a", "v2", 2)}, dead: []Node{at("b", "v1", 1)},
-			active: "v2", previous: "v1", phase: v1alpha1.PhaseSteady, nodes: v1alpha1.NodesStatus{Total: 1, Staged: 1, Switched: 1}, history: 2,
+			active: "v2", previous: "v1", phase: v1alpha1.PhaseSteady, nodes: v1alpha1.NodesStatus{Total: 1, Staged: 1, Switched: 1, Dead: []string{"b"}}, history: 2,
 			conditions: "Accepted=True/Accepted Staged=True/Staged Switched=True/Verified Healthy=True/Ready SafeToRetire=Unknown/NodeNotAlive",
 			say:        map[string]string{"SafeToRetire": "does not run on b"},
 		},
@@ -203,7 +203,7 @@ func TestAggregate(t *testing.T) {
 		},
 		{
 			name: "nobody lives", before: steady("v0"), declared: "v2", counts: both, dead: []Node{at("a", "v1", 1)},
-			active: "v1", phase: v1alpha1.PhaseSteady, history: 1,
+			active: "v1", phase: v1alpha1.PhaseSteady, nodes: v1alpha1.NodesStatus{Dead: []string{"a"}}, history: 1,
 			conditions: "Accepted=True/Accepted Staged=Unknown/NoLiveNode Switched=Unknown/NoLiveNode Healthy=Unknown/NoLiveNode SafeToRetire=Unknown/NoLiveNode",
 			say:        map[string]string{"Switched": "no node's daemon is alive"},
 		},

@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -105,6 +106,11 @@ func drains(all []sync.DrainStatus) []v1alpha1.ColourDrain {
 			sum.RealServers++
 		}
 		sum.Connections += int64(d.Active) + int64(d.Inactive)
+		if d.Deadline != nil {
+			if at := metav1.NewTime(d.Deadline.UTC().Truncate(time.Second)); sum.Deadline == nil || sum.Deadline.Before(&at) {
+				sum.Deadline = &at
+			}
+		}
 	}
 	for _, sum := range sums {
 		out = append(out, *sum)

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
@@ -55,6 +56,17 @@ func TestReportOf(t *testing.T) {
 			}
 		}, func(e *v1alpha1.NodeVirtualServer) {
 			e.Draining = []v1alpha1.ColourDrain{{Colour: "v0", RealServers: 1, Connections: 5}, {Colour: "v1", RealServers: 2, Connections: 7}}
+		}},
+		{"draining until the last deadline", func(s *sync.ServerStatus) {
+			soon, late := time.Unix(1000, 7), time.Unix(1010, 7)
+			s.Draining = []sync.DrainStatus{
+				{Real: "10.0.0.1:80", Colour: "v1", Active: 1, Deadline: &soon},
+				{Real: "10.0.0.2:80", Colour: "v1", Active: 1, Deadline: &late},
+				{Real: "10.0.0.3:80", Colour: "v1", Active: 1, Deadline: &soon},
+			}
+		}, func(e *v1alpha1.NodeVirtualServer) {
+			at := metav1.NewTime(time.Unix(1010, 0).UTC())
+			e.Draining = []v1alpha1.ColourDrain{{Colour: "v1", RealServers: 3, Connections: 3, Deadline: &at}}
 		}},
 		{"refused", func(s *sync.ServerStatus) {
 			s.Verified = false
