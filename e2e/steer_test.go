@@ -3,12 +3,15 @@ package e2e
 import (
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/pointsman/pointsman/internal/lab"
 )
@@ -37,8 +40,40 @@ func (w *world) manyBackends(colour string) {
 // old colour starts after one to the new has completed, whichever of the real servers it meets.
 // The load stays below the 4,096 connections at which the table of Linux 7.x grows, which resets reused ports.
 func TestKernelSwitchManyRealServers(t *testing.T) {
-	colours := []lab.Colour{{Name: "v1", Backends: 50}, {Name: "v2", Backends: 50}}
-	w := newWorld(t, lab.Config{Colours: colours, Clients: 3}, lab.Manifests{})
+	crowd{pods: 50, scheduler: "{name: rr}", rate: 15, times: switches(t) / 10}.switchOften(t, func(*world) {})
+}
+
+// The same in slow motion: the scheduler makes its table of 4,093 rows anew at each write, and the daemon runs only when nobody
+// else wants to. So connections come between any two writes, and whatever a cut-over leaves open is met by some: this
+// test it is that scripts/breaks breaks.
+func TestKernelSwitchInSlowMotion(t *testing.T) {
+	crowd{pods: 20, scheduler: "{name: mh, flags: [mh-port]}", rate: 25, times: 6}.switchOften(t, (*world).giveWay)
+}
+
+// giveWay has the daemon run only when nobody else wants to.
+func (w *world) giveWay() {
+	w.t.Helper()
+	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", w.daemon.Pid()))
+	require.NoError(w.t, err)
+	for _, thread := range threads { // those that they make inherit it
+		id, err := strconv.Atoi(thread.Name())
+		require.NoError(w.t, err)
+		require.NoError(w.t, unix.SchedSetAttr(id, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_IDLE}, 0))
+	}
+}
+
+// crowd is a number of pods with ten real servers each, in each of two colours.
+type crowd struct {
+	pods      int
+	scheduler string
+	rate      int // new connections a second, beside 15 of clients that use ports again
+	times     int // to switch
+}
+
+func (c crowd) switchOften(t *testing.T, prepare func(*world)) {
+	t.Helper()
+	colours := []lab.Colour{{Name: "v1", Backends: c.pods}, {Name: "v2", Backends: c.pods}}
+	w := newWorld(t, lab.Config{Colours: colours, Clients: 3}, lab.Manifests{Scheduler: c.scheduler})
 	for _, c := range colours {
 		w.manyBackends(c.Name)
 	}
@@ -63,19 +98,20 @@ func TestKernelSwitchManyRealServers(t *testing.T) {
 	w.daemon, err = w.Run()
 	require.NoError(t, err)
 	w.eventually(patience, "all of v1 serve", func() error { return serves("v1") })
+	prepare(w)
 	held := w.open(5)
-	run := w.Start(lab.Load{From: w.Client, Target: w.vip, Local: w.ClientAddrs[:2], Rate: 15, Clients: 3})
+	run := w.Start(lab.Load{From: w.Client, Target: w.vip, Local: w.ClientAddrs[:2], Rate: c.rate, Clients: 6})
 	again := w.Start(lab.Load{From: w.Client, Target: w.vip, Local: w.ClientAddrs[2:], Ports: ports(5000, 8), Rate: 15, Clients: 3, Ending: lab.Aborts})
 	require.NoError(t, run.Await(10, patience))
 	began := time.Now()
 	var done []turn
-	for i := range switches(t) / 10 {
+	for i := range c.times {
 		old, next := colours[i%2].Name, colours[(i+1)%2].Name
 		done = append(done, w.turn(old, next))
 		require.NoError(t, serves(next))
 		time.Sleep(50 * time.Millisecond) // some connections to the new one
 	}
-	t.Logf("%d switches of %d real servers in %v", len(done), 50*portsEach, time.Since(began).Round(time.Millisecond))
+	t.Logf("%d switches of %d real servers in %v", len(done), c.pods*portsEach, time.Since(began).Round(time.Millisecond))
 	w.intact("v1", held)
 	for name, report := range map[string]lab.Report{"in order": run.Stop(), "ports again": again.Stop()} {
 		t.Logf("%s: %v", name, report)
