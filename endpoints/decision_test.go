@@ -16,7 +16,7 @@ func TestDecisionResolvesNothing(t *testing.T) {
 		vs := &v1alpha1.VirtualServer{}
 		vs.Namespace, vs.Name, vs.Spec.Service.Name, vs.Spec.Active = "default", name, name, "v1"
 		v1alpha1.Default(vs)
-		r.SetVirtualServer(VirtualServer{VirtualServer: vs, Digest: name})
+		r.SetVirtualServer(NewVirtualServer(vs, name))
 	}
 	a := types.NamespacedName{Namespace: "default", Name: "a"}
 	r.SetDecision(a, &Decision{Number: 1, Active: "v1"})

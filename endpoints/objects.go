@@ -28,12 +28,19 @@ type PodColour func(pod types.NamespacedName, label string) string
 // [Server]. Generation and UID stand here by themselves, since a manifest may carry those that the
 // object had in some cluster.
 type VirtualServer struct {
-	*v1alpha1.VirtualServer
+	Namespace, Name string
+	Spec            *v1alpha1.VirtualServerSpec
+
 	Digest     string
 	Generation int64
 	UID        types.UID
 	// Invalid, when not nil, says what is wrong with it. It is refused so, and need not be valid then.
 	Invalid *Refusal
+}
+
+// NewVirtualServer takes what matters of one from a manifest.
+func NewVirtualServer(vs *v1alpha1.VirtualServer, digest string) VirtualServer {
+	return VirtualServer{Namespace: vs.Namespace, Name: vs.Name, Spec: &vs.Spec, Digest: digest}
 }
 
 // Key is the VirtualServer's name.

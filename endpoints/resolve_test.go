@@ -22,7 +22,7 @@ func objects(t testing.TB, text string) Objects {
 	require.Empty(t, errs)
 	o := Objects{Services: file.Services}
 	for _, vs := range file.VirtualServers {
-		o.VirtualServers = append(o.VirtualServers, VirtualServer{VirtualServer: vs, Digest: file.Digest})
+		o.VirtualServers = append(o.VirtualServers, NewVirtualServer(vs, file.Digest))
 	}
 	for _, slice := range file.EndpointSlices {
 		o.EndpointSlices = append(o.EndpointSlices, NewEndpointSlice(slice, "m.yaml"))
@@ -300,7 +300,7 @@ func world(services, endpoints int) Objects {
 		if len(errs) > 0 {
 			panic(errs[0])
 		}
-		o.VirtualServers = append(o.VirtualServers, VirtualServer{VirtualServer: file.VirtualServers[0], Digest: file.Digest})
+		o.VirtualServers = append(o.VirtualServers, NewVirtualServer(file.VirtualServers[0], file.Digest))
 		o.Services = append(o.Services, file.Services...)
 		for c := range 2 {
 			port := int32(80)

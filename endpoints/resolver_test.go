@@ -64,7 +64,8 @@ func (s *state) step(rt *rapid.T) {
 		if rapid.IntRange(0, 2).Draw(rt, "preview") == 0 {
 			vs.Spec.Preview = &v1alpha1.Preview{Colour: "v2", NodePort: new(rapid.Int32Range(30000, 30004).Draw(rt, "preview port"))}
 		}
-		declared := VirtualServer{VirtualServer: vs, Generation: s.steps}
+		declared := NewVirtualServer(vs, "")
+		declared.Generation = s.steps
 		if rapid.IntRange(0, 5).Draw(rt, "invalid") == 0 {
 			declared.Invalid = &Refusal{Reason: ReasonInvalid, Message: "no"}
 		}

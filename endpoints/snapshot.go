@@ -134,10 +134,11 @@ type Way struct {
 
 // Endpoint is one address and port behind a Service port.
 type Endpoint struct {
+	// In an order that leaves no gap: a node keeps tens of thousands.
 	Addr   netip.Addr
-	Port   uint16
 	Colour string // value of the colour label; "" when the endpoint has none
 	Node   string // nodeName of the endpoint, or ""
+	Port   uint16
 	// As in discovery.k8s.io/v1 EndpointConditions, with nil resolved (Ready and Serving default to
 	// true, Terminating to false).
 	Ready, Serving, Terminating bool

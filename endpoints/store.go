@@ -204,7 +204,7 @@ func (s *store) snapshot() *Snapshot {
 			continue
 		}
 		for _, vs := range f.accepted.VirtualServers {
-			o.VirtualServers = append(o.VirtualServers, VirtualServer{VirtualServer: vs, Digest: f.accepted.Digest})
+			o.VirtualServers = append(o.VirtualServers, NewVirtualServer(vs, f.accepted.Digest))
 		}
 		o.Services = append(o.Services, f.accepted.Services...)
 		for _, slice := range f.accepted.EndpointSlices {

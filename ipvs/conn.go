@@ -82,7 +82,7 @@ func OpenAt(ns netns.NsHandle) (*Conn, error) {
 }
 
 func open(ns netns.NsHandle) (*Conn, error) {
-	c := &Conn{ns: ns, in: make([]byte, receiveBuffer), out: make([]byte, 0, batchBytes+opMax)}
+	c := &Conn{ns: ns, in: make([]byte, receiveBuffer)}
 	if err := c.connect(); err != nil {
 		_ = c.Close()
 		return nil, fmt.Errorf("ipvs: %w", err)

@@ -74,7 +74,7 @@ func (r *Reconciler) keyedAs(key types.NamespacedName, failed bool) (k keyed) {
 
 // observe makes the status of what a pass saw.
 func (r *Reconciler) observe(seen observation, passErr error) *Status {
-	status := &Status{Node: r.NodeName, Rejected: r.Source.Failures(), Servers: []ServerStatus{}}
+	status := &Status{Node: r.NodeName, Rejected: r.Source.Failures(), Servers: []*ServerStatus{}}
 	if passErr != nil {
 		status.Error = passErr.Error()
 	}
@@ -94,7 +94,7 @@ func (r *Reconciler) observe(seen observation, passErr error) *Status {
 	slices.SortFunc(all, func(a, b *observed) int { return compareNames(a.key, b.key) })
 	r.status.keep(all)
 	for _, o := range all {
-		status.Servers = append(status.Servers, o.status)
+		status.Servers = append(status.Servers, &o.status)
 	}
 	return status
 }

@@ -34,7 +34,7 @@ type Status struct {
 	// that still are.
 	Rejected uint64                  `json:"rejected"`
 	Errors   []endpoints.SourceError `json:"errors,omitempty"`
-	Servers  []ServerStatus          `json:"virtualServers"`
+	Servers  []*ServerStatus         `json:"virtualServers"`
 }
 
 // Healthy is whether nothing is wrong with the pass itself or with a source.
@@ -42,9 +42,9 @@ func (s *Status) Healthy() bool { return s.Error == "" && len(s.Errors) == 0 }
 
 // Server is the status of a virtual server, nil when there is none.
 func (s *Status) Server(key types.NamespacedName) *ServerStatus {
-	for i := range s.Servers {
-		if s.Servers[i].Namespace == key.Namespace && s.Servers[i].Name == key.Name {
-			return &s.Servers[i]
+	for _, of := range s.Servers {
+		if of.Namespace == key.Namespace && of.Name == key.Name {
+			return of
 		}
 	}
 	return nil

@@ -42,16 +42,16 @@ func newHealth(address string, r *sync.Reconciler) *health {
 	}
 	gauge("virtualservers", "VirtualServers that are declared.", func(s *sync.Status) float64 { return float64(len(s.Servers)) })
 	gauge("virtualservers_verified", "VirtualServers that were read back from the kernel as declared.", func(s *sync.Status) (n float64) {
-		for i := range s.Servers {
-			if s.Servers[i].Verified {
+		for _, of := range s.Servers {
+			if of.Verified {
 				n++
 			}
 		}
 		return n
 	})
 	gauge("draining_connections", "Connections to real servers that get no new ones.", func(s *sync.Status) (n float64) {
-		for i := range s.Servers {
-			for _, d := range s.Servers[i].Draining {
+		for _, of := range s.Servers {
+			for _, d := range of.Draining {
 				n += float64(d.Active) + float64(d.Inactive)
 			}
 		}

@@ -72,8 +72,7 @@ func pictureOf(vs *v1alpha1.VirtualServer, reports []v1alpha1.NodeReport) pictur
 func picturesOf(status *sync.Status, specs map[types.NamespacedName]*v1alpha1.VirtualServerSpec) []picture {
 	report := cluster.ReportOf(status, "")
 	var out []picture
-	for i := range status.Servers {
-		s := &status.Servers[i]
+	for _, s := range status.Servers {
 		p := picture{
 			key:      types.NamespacedName{Namespace: s.Namespace, Name: s.Name},
 			declared: s.Declared, status: s.Status, virtual: s.Virtual,

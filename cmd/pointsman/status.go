@@ -166,7 +166,7 @@ func (s *settings) localStatus(_ context.Context, name string) (*statusReport, e
 		return nil, err
 	}
 	if name != "" {
-		var only []sync.ServerStatus
+		var only []*sync.ServerStatus
 		for _, of := range status.Servers {
 			if of.Namespace+"/"+of.Name == name {
 				only = append(only, of)

@@ -18,16 +18,18 @@ import (
 // declare reads a VirtualServer as the manifest reader would. One that the API server should not have
 // taken (its CRD may be older than we are, or be gone wrong) is refused by itself.
 func (m specs) declare(d *declared) endpoints.VirtualServer {
-	vs := &v1alpha1.VirtualServer{}
+	var vs v1alpha1.VirtualServer
 	vs.Namespace, vs.Name = d.Namespace, d.Name
-	out := endpoints.VirtualServer{VirtualServer: vs, UID: d.UID, Generation: d.Generation, Digest: digest(d)}
+	out := endpoints.VirtualServer{
+		Namespace: d.Namespace, Name: d.Name, Spec: &v1alpha1.VirtualServerSpec{}, UID: d.UID, Generation: d.Generation, Digest: digest(d),
+	}
 	if err := m.decode(d.spec, &vs.Spec); err != nil {
-		vs.Spec = v1alpha1.VirtualServerSpec{}
 		out.Invalid = &endpoints.Refusal{Reason: endpoints.ReasonInvalid, Message: fmt.Sprintf("spec: %s; correct the field, and bring the CRD up to date so that the API server refuses this", fault(err))}
 		return out
 	}
-	v1alpha1.Default(vs)
-	if errs := v1alpha1.Validate(vs); len(errs) > 0 {
+	v1alpha1.Default(&vs)
+	*out.Spec = vs.Spec
+	if errs := v1alpha1.Validate(&vs); len(errs) > 0 {
 		out.Invalid = &endpoints.Refusal{Reason: endpoints.ReasonInvalid, Message: errs.ToAggregate().Error()}
 	}
 	return out

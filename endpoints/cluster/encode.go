@@ -78,9 +78,9 @@ func appendEndpoints(out []byte, all []endpoints.Endpoint) []byte {
 		if e.Addr.IsValid() {
 			out = e.Addr.AppendTo(out)
 		}
-		out = strconv.AppendUint(append(out, `","Port":`...), uint64(e.Port), 10)
-		out = jsontext.AppendString(append(out, `,"Colour":`...), e.Colour)
+		out = jsontext.AppendString(append(out, `","Colour":`...), e.Colour)
 		out = jsontext.AppendString(append(out, `,"Node":`...), e.Node)
+		out = strconv.AppendUint(append(out, `,"Port":`...), uint64(e.Port), 10)
 		out = strconv.AppendBool(append(out, `,"Ready":`...), e.Ready)
 		out = strconv.AppendBool(append(out, `,"Serving":`...), e.Serving)
 		out = append(strconv.AppendBool(append(out, `,"Terminating":`...), e.Terminating), '}')

@@ -206,7 +206,7 @@ func (s *Source) update(now time.Time) time.Time {
 	switch {
 	case held.IsZero() && (s.live || len(waiting) == 0):
 		base = s.resolver.Snapshot()
-		s.live = true
+		s.live, s.saved.loaded = true, nil
 	case s.live:
 	case now.Before(late):
 		sooner(late)

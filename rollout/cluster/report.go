@@ -34,8 +34,8 @@ func ReportOf(status *sync.Status, version string) v1alpha1.NodeReportStatus {
 	for _, e := range status.Errors {
 		wrong = append(wrong, e.Source+": "+e.Message)
 	}
-	for i := range status.Servers {
-		out.VirtualServers = append(out.VirtualServers, entryOf(&status.Servers[i]))
+	for _, s := range status.Servers {
+		out.VirtualServers = append(out.VirtualServers, entryOf(s))
 	}
 	slices.SortStableFunc(out.VirtualServers, compareEntries)
 	out.VirtualServers = slices.CompactFunc(out.VirtualServers, func(a, b v1alpha1.NodeVirtualServer) bool {

@@ -94,13 +94,13 @@ func TestReportOf(t *testing.T) {
 			c.from(&s)
 			want := v1alpha1.NodeVirtualServer{Namespace: "default", Name: "myapp", Generation: 4, Active: "v1", Verified: true, RealServers: 10, Decision: 99}
 			c.want(&want)
-			got := ReportOf(&sync.Status{Servers: []sync.ServerStatus{s}}, "v0.3")
+			got := ReportOf(&sync.Status{Servers: []*sync.ServerStatus{&s}}, "v0.3")
 			require.Equal(t, v1alpha1.NodeReportStatus{Version: "v0.3", VirtualServers: []v1alpha1.NodeVirtualServer{want}}, got)
 		})
 	}
 	got := ReportOf(&sync.Status{
 		Error: "reading IPVS: no", Errors: []endpoints.SourceError{{Source: "a.yaml", Message: "bad"}},
-		Servers: []sync.ServerStatus{serving("b", "v1", 1), serving("a", "v1", 1), serving("b", "v2", 2)},
+		Servers: []*sync.ServerStatus{new(serving("b", "v1", 1)), new(serving("a", "v1", 1)), new(serving("b", "v2", 2))},
 	}, "")
 	require.Equal(t, "reading IPVS: no; a.yaml: bad", got.Error)
 	require.Len(t, got.VirtualServers, 2)
@@ -146,7 +146,7 @@ func TestReportFitsTheCRD(t *testing.T) {
 					Reason: text(v1alpha1.MaxReportReason).Draw(t, "reason"), Message: text(v1alpha1.MaxReportMessage).Draw(t, "message"),
 				}}
 			}
-			status.Servers = append(status.Servers, s)
+			status.Servers = append(status.Servers, &s)
 		}
 		report := ReportOf(&status, text(maxVersion).Draw(t, "version"))
 		require.True(t, slices.IsSortedFunc(report.VirtualServers, compareEntries))

@@ -238,8 +238,8 @@ func (r *Reporter) put(ctx context.Context, have *v1alpha1.NodeReport) (conflict
 		}
 		r.known.see(have)
 	}
-	next := have.DeepCopy()
-	next.Status = r.want
+	next := &v1alpha1.NodeReport{ObjectMeta: *have.ObjectMeta.DeepCopy(), Status: r.want}
+	next.ManagedFields = nil // of half a megabyte; the API server keeps them
 	err = reports.UpdateStatus(ctx, next, metav1.UpdateOptions{})
 	switch {
 	case apierrors.IsConflict(err), apierrors.IsNotFound(err):

@@ -59,7 +59,13 @@ func reporter(t testing.TB, s *fakeapi.Server, node string) (*Reporter, *logtest
 	return r, hook
 }
 
-func statusOf(servers ...sync.ServerStatus) *sync.Status { return &sync.Status{Servers: servers} }
+func statusOf(servers ...sync.ServerStatus) *sync.Status {
+	status := &sync.Status{}
+	for i := range servers {
+		status.Servers = append(status.Servers, &servers[i])
+	}
+	return status
+}
 
 func reportedActive(t testing.TB, s *fakeapi.Server, node string) string {
 	var r v1alpha1.NodeReport

@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -57,9 +58,15 @@ func (t *term) run(ctx context.Context) {
 	defer group.Wait()
 	defer t.queue.ShutDown()
 	var synced []cache.InformerSynced
+	texts := texts{}
 	inform := func(from cache.ListerWatcher, object runtime.Object, put func(any), gone func(any)) cache.Store {
 		store, informer := cache.NewInformerWithOptions(cache.InformerOptions{
-			ListerWatcher: from, ObjectType: object, Transform: withoutManagedFields,
+			ListerWatcher: from, ObjectType: object, Transform: func(o any) (any, error) {
+				if vs, ok := o.(*v1alpha1.VirtualServer); ok {
+					texts.share(&vs.Status)
+				}
+				return withoutManagedFields(o)
+			},
 			Handler: cache.ResourceEventHandlerFuncs{
 				AddFunc:    put,
 				UpdateFunc: func(_, o any) { put(o) },
@@ -262,6 +269,34 @@ func (t *term) fail(ctx context.Context, key types.NamespacedName, err error) {
 
 func keyOfServer(vs *v1alpha1.VirtualServer) types.NamespacedName {
 	return types.NamespacedName{Namespace: vs.Namespace, Name: vs.Name}
+}
+
+// texts has what conditions say once in memory, where a thousand VirtualServers say the same. It belongs to the one goroutine that
+// takes VirtualServers in.
+type texts map[string]string
+
+const maxTexts = 1 << 12
+
+// share puts the texts of a status that was just decoded in place of its own, and leaves no room in its lists.
+func (t texts) share(s *v1alpha1.VirtualServerStatus) {
+	if len(t) > maxTexts {
+		clear(t)
+	}
+	one := func(s *string) {
+		if known, ok := t[*s]; ok {
+			*s = known
+		} else {
+			t[*s] = *s
+		}
+	}
+	for i := range s.Conditions {
+		c := &s.Conditions[i]
+		one(&c.Type)
+		one((*string)(&c.Status))
+		one(&c.Reason)
+		one(&c.Message)
+	}
+	s.Conditions, s.Colours, s.History = slices.Clone(s.Conditions), slices.Clone(s.Colours), slices.Clone(s.History)
 }
 
 // withoutManagedFields drops who set which field, often the larger part of an object, which nobody
