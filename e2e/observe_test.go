@@ -57,13 +57,13 @@ func newVersions(t *testing.T, each int) *versions {
 }
 
 // podsOf is the namespace of a pod's address.
-func (v *versions) podsOf(addr netip.Addr) *lab.Namespace {
-	for i, network := range v.Config.Networks {
+func (w *world) podsOf(addr netip.Addr) *lab.Namespace {
+	for i, network := range w.Config.Networks {
 		if network.Contains(addr) {
-			return v.Pods[i]
+			return w.Pods[i]
 		}
 	}
-	v.t.Fatalf("%v is in no pod network", addr)
+	w.t.Fatalf("%v is in no pod network", addr)
 	return nil
 }
 
