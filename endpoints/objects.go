@@ -11,7 +11,7 @@ import (
 
 // Objects are what [Resolve] resolves. It changes none of them.
 type Objects struct {
-	VirtualServers []VirtualServer
+	VirtualServers []*VirtualServer
 	Services       []*corev1.Service
 	EndpointSlices []EndpointSlice
 	// PodColour is as in [NewResolver].
@@ -39,17 +39,17 @@ type VirtualServer struct {
 }
 
 // NewVirtualServer takes what matters of one from a manifest.
-func NewVirtualServer(vs *v1alpha1.VirtualServer, digest string) VirtualServer {
-	return VirtualServer{Namespace: vs.Namespace, Name: vs.Name, Spec: &vs.Spec, Digest: digest}
+func NewVirtualServer(vs *v1alpha1.VirtualServer, digest string) *VirtualServer {
+	return &VirtualServer{Namespace: vs.Namespace, Name: vs.Name, Spec: &vs.Spec, Digest: digest}
 }
 
 // Key is the VirtualServer's name.
-func (vs VirtualServer) Key() types.NamespacedName {
+func (vs *VirtualServer) Key() types.NamespacedName {
 	return types.NamespacedName{Namespace: vs.Namespace, Name: vs.Name}
 }
 
 // ServiceKey is the name of the Service that it names.
-func (vs VirtualServer) ServiceKey() types.NamespacedName {
+func (vs *VirtualServer) ServiceKey() types.NamespacedName {
 	return types.NamespacedName{Namespace: vs.Namespace, Name: vs.Spec.Service.Name}
 }
 

@@ -34,7 +34,7 @@ type Resolver struct {
 
 // resolved is a VirtualServer and what was made of it, before its claims met those of others.
 type resolved struct {
-	vs     VirtualServer
+	vs     *VirtualServer
 	server Server
 	claims []claim
 	errs   []SourceError
@@ -67,7 +67,7 @@ func NewResolver(podColour PodColour, previous *Snapshot) *Resolver {
 }
 
 // SetVirtualServer adds a VirtualServer or replaces the one of its name.
-func (r *Resolver) SetVirtualServer(vs VirtualServer) {
+func (r *Resolver) SetVirtualServer(vs *VirtualServer) {
 	key := vs.Key()
 	old := r.servers[key]
 	if old == nil {
@@ -102,7 +102,7 @@ func (r *Resolver) DeleteVirtualServer(key types.NamespacedName) {
 	}
 }
 
-func (r *Resolver) leave(vs VirtualServer) {
+func (r *Resolver) leave(vs *VirtualServer) {
 	name := vs.ServiceKey()
 	b := r.backing(name)
 	b.servers = slices.DeleteFunc(b.servers, func(k types.NamespacedName) bool { return k == vs.Key() })
@@ -276,9 +276,9 @@ func (r *Resolver) Snapshot() *Snapshot {
 			r.dirty[key], changed = true, true // put into the Snapshot below, as it is
 		}
 	}
-	clear(r.decided)
+	r.decided = map[types.NamespacedName]bool{}
 	if !changed {
-		clear(r.dirty)
+		r.dirty = map[types.NamespacedName]bool{}
 		return r.last
 	}
 	snap := &Snapshot{}
@@ -295,7 +295,7 @@ func (r *Resolver) Snapshot() *Snapshot {
 		snap.Errors = append(snap.Errors, e.errs...)
 	}
 	snap.sortErrors()
-	clear(r.dirty)
+	r.dirty = map[types.NamespacedName]bool{} // a cleared one would keep the room of the first thousands
 	r.unsorted, r.last = false, snap
 	return snap
 }
@@ -330,7 +330,7 @@ func claimsOf(s *Server) []claim {
 }
 
 // resolve joins one VirtualServer with its Service and endpoints.
-func (r *Resolver) resolve(vs VirtualServer) (Server, []SourceError) {
+func (r *Resolver) resolve(vs *VirtualServer) (Server, []SourceError) {
 	server := Server{Key: vs.Key(), Spec: *vs.Spec, Digest: vs.Digest, Generation: vs.Generation, UID: vs.UID, Decision: r.decisions[vs.Key()]}
 	if vs.Invalid != nil {
 		server.Refused = vs.Invalid

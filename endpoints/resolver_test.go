@@ -18,7 +18,7 @@ import (
 
 // state is a small world that changes at random: few names, so that they meet often.
 type state struct {
-	servers  map[types.NamespacedName]VirtualServer
+	servers  map[types.NamespacedName]*VirtualServer
 	services map[types.NamespacedName]*corev1.Service
 	slices   map[types.NamespacedName]EndpointSlice
 	pods     map[types.NamespacedName]map[string]string
@@ -134,7 +134,7 @@ func (s *state) step(rt *rapid.T) {
 func TestResolverProperties(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		s := &state{
-			servers: map[types.NamespacedName]VirtualServer{}, services: map[types.NamespacedName]*corev1.Service{},
+			servers: map[types.NamespacedName]*VirtualServer{}, services: map[types.NamespacedName]*corev1.Service{},
 			slices: map[types.NamespacedName]EndpointSlice{}, pods: map[types.NamespacedName]map[string]string{},
 		}
 		s.resolver = NewResolver(s.podColour, nil)

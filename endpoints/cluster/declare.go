@@ -17,10 +17,10 @@ import (
 
 // declare reads a VirtualServer as the manifest reader would. One that the API server should not have
 // taken (its CRD may be older than we are, or be gone wrong) is refused by itself.
-func (m specs) declare(d *declared) endpoints.VirtualServer {
+func (m specs) declare(d *declared) *endpoints.VirtualServer {
 	var vs v1alpha1.VirtualServer
 	vs.Namespace, vs.Name = d.Namespace, d.Name
-	out := endpoints.VirtualServer{
+	out := &endpoints.VirtualServer{
 		Namespace: d.Namespace, Name: d.Name, Spec: &v1alpha1.VirtualServerSpec{}, UID: d.UID, Generation: d.Generation, Digest: digest(d),
 	}
 	if err := m.decode(d.spec, &vs.Spec); err != nil {

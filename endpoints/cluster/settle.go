@@ -93,7 +93,7 @@ func (s *Source) settle(now time.Time) (again time.Time) {
 	s.unsettled = false
 	labels := map[string]bool{}
 	names := map[types.NamespacedName]bool{}
-	need := func(vs endpoints.VirtualServer) {
+	need := func(vs *endpoints.VirtualServer) {
 		if vs.Invalid == nil {
 			labels[vs.Spec.ColourLabel], names[vs.ServiceKey()] = true, true
 		}
@@ -127,7 +127,7 @@ func (s *Source) settle(now time.Time) (again time.Time) {
 }
 
 // known tells whether all that a VirtualServer needs is.
-func (s *Source) known(vs endpoints.VirtualServer, now time.Time) bool {
+func (s *Source) known(vs *endpoints.VirtualServer, now time.Time) bool {
 	if vs.Invalid != nil {
 		return true
 	}

@@ -55,9 +55,9 @@ type Source struct {
 	pods      map[string]*podWatch // by colour label
 	startPods func(*podWatch)      // has it watched; set by Run
 
-	specs      specs                                            // of declared
-	declared   map[types.NamespacedName]endpoints.VirtualServer // as the API server has them
-	applied    map[types.NamespacedName]endpoints.VirtualServer // as the resolver has them
+	specs      specs                                             // of declared
+	declared   map[types.NamespacedName]*endpoints.VirtualServer // as the API server has them
+	applied    map[types.NamespacedName]*endpoints.VirtualServer // as the resolver has them
 	missing    map[types.NamespacedName]*lookup
 	left       map[types.NamespacedName]struct{}  // Services that the watch does not show any more, and the resolver has
 	leftSlices map[types.NamespacedName]time.Time // slices that the watch does not show any more, and until when at least the resolver has them
@@ -85,8 +85,8 @@ func New(config *rest.Config, o Options) (*Source, error) {
 		patience:   startPatience,
 		pods:       map[string]*podWatch{},
 		specs:      specs{},
-		declared:   map[types.NamespacedName]endpoints.VirtualServer{},
-		applied:    map[types.NamespacedName]endpoints.VirtualServer{},
+		declared:   map[types.NamespacedName]*endpoints.VirtualServer{},
+		applied:    map[types.NamespacedName]*endpoints.VirtualServer{},
 		missing:    map[types.NamespacedName]*lookup{},
 		left:       map[types.NamespacedName]struct{}{},
 		leftSlices: map[types.NamespacedName]time.Time{},

@@ -26,7 +26,7 @@ const (
 // ReportOf is what a node tells the cluster of its status: sorted, and within the bounds that the API
 // server holds a NodeReport to.
 func ReportOf(status *sync.Status, version string) v1alpha1.NodeReportStatus {
-	out := v1alpha1.NodeReportStatus{Version: clip(version, maxVersion)}
+	out := v1alpha1.NodeReportStatus{Version: clip(version, maxVersion), VirtualServers: make([]v1alpha1.NodeVirtualServer, 0, len(status.Servers))}
 	var wrong []string
 	if status.Error != "" {
 		wrong = append(wrong, status.Error)
