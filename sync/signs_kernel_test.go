@@ -28,10 +28,11 @@ func TestKernelSigns(t *testing.T) {
 	for _, name := range []string{"good", "resets", "refuses", "drops", "mute"} {
 		colours = append(colours, lab.Colour{Name: name, Backends: 2})
 	}
-	l, err := lab.New(lab.Config{Clients: 2, Colours: colours})
+	l, err := lab.New(lab.Config{Clients: 2, Colours: colours, DualStack: true})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, l.Close()) })
 	require.NoError(t, l.Node.Sysctl("net/ipv4/ip_forward", "1"))
+	require.NoError(t, l.Node.Sysctl("net/ipv6/conf/all/forwarding", "1"))
 	var table *ipvs.Conn
 	require.NoError(t, l.Node.Do(func() (err error) {
 		table, err = ipvs.Open()
@@ -49,7 +50,8 @@ func TestKernelSigns(t *testing.T) {
 	}
 	for _, b := range l.Colour("drops") {
 		for _, pods := range l.Pods {
-			_, err := pods.Run("nft", "add table ip lost; add chain ip lost in { type filter hook prerouting priority 0; }; add rule ip lost in ip daddr "+b.Addr.Addr().String()+" drop")
+			_, err := pods.Run("nft", "add table inet lost; add chain inet lost in { type filter hook prerouting priority 0; }; "+
+				"add rule inet lost in ip daddr "+b.Addr.Addr().String()+" drop; add rule inet lost in ip6 daddr "+b.Addr6.Addr().String()+" tcp dport 80 drop")
 			require.NoError(t, err)
 		}
 	}
@@ -63,24 +65,37 @@ func TestKernelSigns(t *testing.T) {
 	w.wanted = wanted
 	want := map[string]probe.SignKind{}
 	port := uint16(30000)
-	// virtual makes a virtual server that is watched.
-	virtual := func(name, colour string, forwarding ipvs.Forwarding, kind probe.SignKind) netip.AddrPort {
+	// serve makes a virtual server that is watched.
+	serve := func(name, colour string, at netip.Addr, forwarding ipvs.Forwarding, kind probe.SignKind) netip.AddrPort {
 		port++
-		key := ipvs.Key{Protocol: ipvs.TCP, Addr: l.NodeAddr, Port: port}
+		key, mask := ipvs.Key{Protocol: ipvs.TCP, Addr: at, Port: port}, uint32(0xffffffff)
+		if at.Is6() {
+			mask = 128
+		}
 		of := &watched{colour: colour, keys: []ipvs.Key{key}, reals: map[realOf]netip.AddrPort{}, conns: map[ipvs.ConnKey]netip.AddrPort{}}
-		ops := []ipvs.Op{{Verb: ipvs.AddService, Service: ipvs.Service{Key: key, Scheduler: "rr", Netmask: 0xffffffff}}}
+		ops := []ipvs.Op{{Verb: ipvs.AddService, Service: ipvs.Service{Key: key, Scheduler: "rr", Netmask: mask}}}
 		for _, b := range l.Colour(colour) {
-			real := ipvs.RealServer{RealKey: ipvs.RealKey{Addr: b.Addr.Addr(), Port: b.Addr.Port()}, Weight: 1, Forwarding: forwarding}
+			backend := b.Addr
+			if at.Is6() {
+				backend = b.Addr6
+			}
+			real := ipvs.RealServer{RealKey: ipvs.RealKey{Addr: backend.Addr(), Port: backend.Port()}, Weight: 1, Forwarding: forwarding}
 			if forwarding != ipvs.Masquerade {
 				real.Port = port
 			}
 			ops = append(ops, ipvs.Op{Verb: ipvs.AddReal, Service: ipvs.Service{Key: key}, Real: real})
-			of.reals[realOf{key, real.RealKey}] = b.Addr
-			of.conns[ipvs.ConnKey{Protocol: ipvs.TCP, Virtual: netip.AddrPortFrom(l.NodeAddr, port), Real: netip.AddrPortFrom(real.Addr, real.Port)}] = b.Addr
+			of.reals[realOf{key, real.RealKey}] = backend
+			of.conns[ipvs.ConnKey{Protocol: ipvs.TCP, Virtual: netip.AddrPortFrom(at, port), Real: netip.AddrPortFrom(real.Addr, real.Port)}] = backend
 		}
 		require.NoError(t, table.Apply(ctx, ops))
 		wanted[types.NamespacedName{Name: name}], want[name] = of, kind
-		return netip.AddrPortFrom(l.NodeAddr, port)
+		return netip.AddrPortFrom(at, port)
+	}
+	virtual := func(name, colour string, forwarding ipvs.Forwarding, kind probe.SignKind) netip.AddrPort {
+		return serve(name, colour, l.NodeAddr, forwarding, kind)
+	}
+	virtual6 := func(name, colour string, kind probe.SignKind) netip.AddrPort {
+		return serve(name, colour, l.NodeAddr6, ipvs.Masquerade, kind)
 	}
 	load := func(to netip.AddrPort, load lab.Load) {
 		load.From, load.Target, load.Rate, load.Clients, load.Timeout = l.Client, to, 10, 4, 2*time.Second
@@ -118,6 +133,11 @@ func TestKernelSigns(t *testing.T) {
 	load(virtual("resets", "resets", ipvs.Masquerade, probe.Resetting), lab.Load{})
 	load(virtual("refuses", "refuses", ipvs.Masquerade, probe.Refusing), lab.Load{})
 	load(virtual("drops", "drops", ipvs.Masquerade, probe.Silent), lab.Load{Timeout: time.Second})
+	load(virtual6("the client ends, IPv6", "good", ""), lab.Load{})
+	load(virtual6("the client aborts, IPv6", "good", ""), lab.Load{Ending: lab.Aborts})
+	load(virtual6("resets, IPv6", "resets", probe.Resetting), lab.Load{})
+	load(virtual6("refuses, IPv6", "refuses", probe.Refusing), lab.Load{})
+	load(virtual6("drops, IPv6", "drops", probe.Silent), lab.Load{Timeout: time.Second})
 	stuck := virtual("drops, direct", "drops", ipvs.Direct, probe.Stuck)
 	l.Start(lab.Load{From: l.Client, Target: stuck, Rate: 20, Clients: 20, Timeout: 4 * time.Second})
 
