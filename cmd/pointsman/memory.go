@@ -28,6 +28,8 @@ const (
 type collector struct {
 	served <-chan struct{}
 	gaps   uint64 // bytes that stayed when it was last tidied
+	tidied uint64 // bytes that had been allocated then, ever
+	seen   uint64 // the same, when it was last looked
 }
 
 func newCollector(served <-chan struct{}) *collector {
@@ -56,25 +58,41 @@ func (c *collector) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C:
-			if left, live := unused(); left > c.gaps+max(tidyFrom, live/10) {
+			if h := readHeap(); c.untidy(h) {
 				debug.FreeOSMemory()
-				c.gaps, _ = unused()
+				h = readHeap()
+				c.gaps, c.tidied, c.seen = h.unused, h.allocated, h.allocated
+			} else {
+				c.seen = h.allocated
 			}
 		}
 	}
 }
 
-// unused are the bytes of the heap that are neither given back to the system nor lived when garbage was last collected,
-// and those that lived.
-func unused() (unused, live uint64) {
+// untidy says whether it is time to tidy: much is unused; or work has ended, in the middle of which it was tidied last, so that what stayed
+// then says little.
+func (c *collector) untidy(h heap) bool {
+	calm := h.allocated-c.seen < tidyFrom
+	return h.unused > c.gaps+max(tidyFrom, h.live/10) || calm && h.allocated-c.tidied > max(tidyFrom, h.live/4)
+}
+
+// heap is its size in bytes.
+type heap struct {
+	unused    uint64 // neither given back to the system nor alive when garbage was last collected
+	live      uint64 // alive then
+	allocated uint64 // ever
+}
+
+func readHeap() heap {
 	samples := []metrics.Sample{
 		{Name: "/memory/classes/heap/objects:bytes"}, {Name: "/memory/classes/heap/unused:bytes"}, {Name: "/memory/classes/heap/free:bytes"},
-		{Name: "/gc/heap/live:bytes"},
+		{Name: "/gc/heap/live:bytes"}, {Name: "/gc/heap/allocs:bytes"},
 	}
 	metrics.Read(samples)
+	h := heap{live: samples[3].Value.Uint64(), allocated: samples[4].Value.Uint64()}
 	for _, s := range samples[:3] {
-		unused += s.Value.Uint64()
+		h.unused += s.Value.Uint64()
 	}
-	live = samples[3].Value.Uint64()
-	return unused - min(live, unused), live
+	h.unused -= min(h.live, h.unused)
+	return h
 }
