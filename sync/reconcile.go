@@ -94,8 +94,10 @@ type Reconciler struct {
 	NFT    NFT
 	Node   Node
 	Source Source
-	// Changes is nil where the kernel does not count them.
-	Changes Changes
+	// Changes is nil where the kernel does not count them. OpenChanges, when not nil, gives it after the first pass, which
+	// has the most to write: each write that is counted costs more.
+	Changes     Changes
+	OpenChanges func() Changes
 	// RulesChanged tells that NFT.Generation may give another answer; nil where nothing does.
 	RulesChanged <-chan struct{}
 	// NodeChanged tells that Node.Addresses or Node.ReadDevice may give another answer; nil where nothing does.
@@ -190,6 +192,13 @@ func (r *Reconciler) Run(ctx context.Context) error {
 			continue
 		}
 		next := time.Now().Add(r.pass(ctx, stale))
+		if r.OpenChanges != nil {
+			if r.Changes = r.OpenChanges(); r.Changes != nil {
+				tableChanged = r.Changes.Changed()
+				r.table.at, next = nil, time.Now() // nobody has counted what changed until now
+			}
+			r.OpenChanges = nil
+		}
 		if !stale || next.Before(due) || !due.After(time.Now()) {
 			due = next
 		}

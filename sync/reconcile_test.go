@@ -801,3 +801,53 @@ func TestToldWhileNotListening(t *testing.T) {
 	cancel()
 	require.NoError(t, <-done)
 }
+
+// opened counts from when it was opened, as the kernel does.
+type opened struct {
+	told
+	from uint64
+}
+
+func (o opened) Count() (uint64, error) {
+	n, err := o.told.Count()
+	return n - o.from, err
+}
+
+// What changed before anybody counted is found as soon as somebody does.
+func TestChangesBeforeTheyWereCounted(t *testing.T) {
+	b := newBench(t, t.TempDir())
+	k := told{b.kernel, make(chan struct{}, 1)}
+	key := ipvs.Key{Protocol: ipvs.TCP, Addr: netip.MustParseAddr("10.96.0.10"), Port: 80}
+	b.IPVS, b.Changes, b.NodeChanged, b.RulesChanged = k, nil, make(chan struct{}), make(chan struct{})
+	harmed := make(chan time.Time, 1)
+	b.OpenChanges = func() Changes {
+		require.NoError(t, k.Apply(context.Background(), []ipvs.Op{{Verb: ipvs.DelService, Service: ipvs.Service{Key: key}}}))
+		harmed <- time.Now()
+		from, err := k.Count()
+		require.NoError(t, err)
+		return opened{k, from}
+	}
+	b.source.snap = &endpoints.Snapshot{Servers: []endpoints.Server{server("v1", map[string]int{"v1": 2})}}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- b.Run(ctx) }()
+	at := <-harmed
+	for {
+		if reals, err := k.RealServers(ctx, key); err == nil && len(reals) == 2 {
+			break
+		}
+		require.Less(t, time.Since(at), time.Minute)
+		time.Sleep(time.Millisecond)
+	}
+	require.Less(t, time.Since(at), restInterval/2, "it was found by chance")
+	k.harm(t, key) // and what is told from then on
+	for {
+		if reals, err := k.RealServers(ctx, key); err == nil && len(reals) == 2 {
+			break
+		}
+		require.Less(t, time.Since(at), time.Minute)
+		time.Sleep(time.Millisecond)
+	}
+	cancel()
+	require.NoError(t, <-done)
+}

@@ -86,6 +86,16 @@ func (s *settings) run(ctx context.Context) error {
 		return err
 	}
 	defer unlock()
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return src.Run(ctx) }) // what it has to wait for comes while the kernel is opened
+	group.Go(func() error { return s.serve(ctx, src) })
+	err = group.Wait()
+	s.log.Info("pointsman ends; the kernel stays as it is")
+	return err
+}
+
+// serve makes the kernel as the source says, and tells of it, until ctx ends.
+func (s *settings) serve(ctx context.Context, src source) error {
 	r, closeKernel, err := newReconciler(s, src)
 	if err != nil {
 		return err
@@ -112,7 +122,7 @@ func (s *settings) run(ctx context.Context) error {
 	}
 	served := make(chan struct{})
 	begin := gosync.OnceFunc(func() { close(served) })
-	tasks := []task{src, r, newCollector(served)}
+	tasks := []task{r, newCollector(served)}
 	observers := []func(*sync.Status){func(*sync.Status) { begin() }}
 	if s.manifests == "" {
 		reporter, coordinator, err := s.meet()
@@ -136,9 +146,7 @@ func (s *settings) run(ctx context.Context) error {
 	for _, t := range tasks {
 		group.Go(func() error { return t.Run(ctx) })
 	}
-	err = group.Wait()
-	s.log.Info("pointsman ends; the kernel stays as it is")
-	return err
+	return group.Wait()
 }
 
 // meet are this node's parts in what the nodes do together, by way of the API server.
@@ -216,13 +224,15 @@ func (s *settings) watchKernel(r *sync.Reconciler) (func(), error) {
 		opened.add(rules)
 		r.RulesChanged = rules.Changed()
 	}
-	changes, err := ipvs.OpenChanges()
-	if err != nil {
-		s.log.WithError(err).Warn("changes of IPVS are not told by the kernel, so its table is read again and again, which costs time with many real servers")
-		return opened.close, nil
+	r.OpenChanges = func() sync.Changes {
+		changes, err := ipvs.OpenChanges()
+		if err != nil {
+			s.log.WithError(err).Warn("changes of IPVS are not told by the kernel, so its table is read again and again, which costs time with many real servers")
+			return nil
+		}
+		opened.add(changes)
+		return changes
 	}
-	opened.add(changes)
-	r.Changes = changes
 	return opened.close, nil
 }
 
