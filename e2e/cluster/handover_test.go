@@ -54,6 +54,10 @@ func TestClusterHandover(t *testing.T) {
 		c.Eventually(Patience, "the Service is pointsman's", func() error { return c.owns(n, n.nodePort(), c.clusterIP("myapp")) })
 	}
 	t.Logf("pointsman's on every node after %v", time.Since(asked).Round(10*time.Millisecond))
+	for _, n := range c.Nodes {
+		c.kubeProxyHas(n, false, "30080", c.clusterIP("myapp").Addr().String())
+	}
+	t.Logf("and no kube-proxy's after %v", time.Since(asked).Round(10*time.Millisecond))
 	c.lostLittle("adding the label", all, asked)
 	for _, n := range c.Nodes {
 		require.NoError(t, c.serves(n, n.nodePort(), "app=myapp"))
@@ -66,7 +70,7 @@ func TestClusterHandover(t *testing.T) {
 	_, err = c.Kubectl("", "label", "service", "myapp", endpoints.ServiceProxyLabel+"-")
 	require.NoError(t, err)
 	for _, n := range c.Nodes {
-		c.kubeProxyHas(n, "30080", c.clusterIP("myapp").Addr().String())
+		c.kubeProxyHas(n, true, "30080", c.clusterIP("myapp").Addr().String())
 	}
 	c.lostLittle("removing the label", all, asked)
 	all = c.driveAll()
@@ -135,18 +139,18 @@ func (c *Cluster) lostLittle(step string, all []*traffic, since time.Time) {
 	}
 }
 
-// kubeProxyHas waits until kube-proxy's own rules on the node, which it writes last, have all of the texts: it serves
-// then. Connections don't tell, since pointsman goes on to serve until the VirtualServer is deleted.
-func (c *Cluster) kubeProxyHas(n *Node, texts ...string) {
+// kubeProxyHas waits until kube-proxy's own rules on the node, which it writes last, have all of the texts, and it serves; or
+// none of them, and it does not. Connections don't tell, since pointsman serves before and after.
+func (c *Cluster) kubeProxyHas(n *Node, has bool, texts ...string) {
 	c.t.Helper()
 	show := map[string]string{"ipvs": "ipset list", "iptables": "iptables-save -t nat", "nftables": "nft list table ip kube-proxy"}[modes[n.Name()]]
 	words := strings.Fields(show)
-	c.Eventually(Patience, "kube-proxy has the Service on "+n.Name(), func() error {
+	c.Eventually(Patience, fmt.Sprintf("that kube-proxy has the Service on %s is %t", n.Name(), has), func() error {
 		time.Sleep(500 * time.Millisecond) // asking costs it time
 		out, err := n.Run(words[0], words[1:]...)
 		for _, text := range texts {
-			if err == nil && !strings.Contains(out, text) {
-				err = fmt.Errorf("%s shows no %s", show, text)
+			if err == nil && strings.Contains(out, text) != has {
+				err = fmt.Errorf("that %s shows %s is %t", show, text, !has)
 			}
 		}
 		return err
