@@ -43,14 +43,14 @@ func TestKernelSwitchManyRealServers(t *testing.T) {
 	crowd{pods: 50, scheduler: "{name: rr}", rate: 15, times: switches(t) / 10}.switchOften(t, func(*world) {})
 }
 
-// The same in slow motion: the scheduler makes its table of 4,093 rows anew at each write, and the daemon runs only when nobody
-// else wants to. So connections come between any two writes, and whatever a cut-over leaves open is met by some: this
+// The same in slow motion: the scheduler makes its table of 4,093 rows anew at each write, and the daemon gives way to
+// everybody. So connections come between any two writes, and whatever a cut-over leaves open is met by some: this
 // test it is that scripts/breaks breaks.
 func TestKernelSwitchInSlowMotion(t *testing.T) {
-	crowd{pods: 20, scheduler: "{name: mh, flags: [mh-port]}", rate: 25, times: 6}.switchOften(t, (*world).giveWay)
+	crowd{pods: 20, scheduler: "{name: mh, flags: [mh-port]}", rate: 20, times: 5}.switchOften(t, (*world).giveWay)
 }
 
-// giveWay has the daemon run only when nobody else wants to.
+// giveWay has the daemon give way to whoever else wants to run, but not for good: on a busy machine the load takes all there is.
 func (w *world) giveWay() {
 	w.t.Helper()
 	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", w.daemon.Pid()))
@@ -58,7 +58,7 @@ func (w *world) giveWay() {
 	for _, thread := range threads { // those that they make inherit it
 		id, err := strconv.Atoi(thread.Name())
 		require.NoError(w.t, err)
-		require.NoError(w.t, unix.SchedSetAttr(id, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_IDLE}, 0))
+		require.NoError(w.t, unix.Setpriority(unix.PRIO_PROCESS, id, 10))
 	}
 }
 
