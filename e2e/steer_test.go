@@ -40,7 +40,7 @@ func (w *world) manyBackends(colour string) {
 // old colour starts after one to the new has completed, whichever of the real servers it meets.
 // The load stays below the 4,096 connections at which the table of Linux 7.x grows, which resets reused ports.
 func TestKernelSwitchManyRealServers(t *testing.T) {
-	crowd{pods: 50, scheduler: "{name: rr}", rate: 15, times: switches(t) / 10}.switchOften(t, func(*world) {})
+	crowd{pods: 50, scheduler: "{name: rr}", rate: 15, times: 20}.switchOften(t, func(*world) {})
 }
 
 // The same in slow motion: the scheduler makes its table of 4,093 rows anew at each write, and the daemon gives way to
@@ -105,7 +105,7 @@ func (c crowd) switchOften(t *testing.T, prepare func(*world)) {
 	require.NoError(t, run.Await(10, patience))
 	began := time.Now()
 	var done []turn
-	for i := range c.times {
+	for i := range often(t, c.times) {
 		old, next := colours[i%2].Name, colours[(i+1)%2].Name
 		done = append(done, w.turn(old, next))
 		require.NoError(t, serves(next))

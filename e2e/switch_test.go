@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"iter"
 	"net/netip"
 	"os"
 	"strconv"
@@ -13,14 +14,19 @@ import (
 	"github.com/pointsman/pointsman/internal/lab"
 )
 
-// switches is how often the long test switches; POINTSMAN_E2E_SWITCHES sets another number.
-func switches(t *testing.T) int {
+// often counts the switches of a long test: to times, or, on a slow machine, to what was done in four minutes. With
+// POINTSMAN_E2E_SWITCHES it is that many, of 200, whatever time they take.
+func often(t *testing.T, times int) iter.Seq[int] {
+	enough := time.Now().Add(4 * time.Minute)
 	if text := os.Getenv("POINTSMAN_E2E_SWITCHES"); text != "" {
 		n, err := strconv.Atoi(text)
 		require.NoError(t, err)
-		return n
+		times, enough = times*n/200, enough.Add(24*time.Hour)
 	}
-	return 200
+	return func(yield func(int) bool) {
+		for i := 0; i < times && time.Now().Before(enough) && yield(i); i++ {
+		}
+	}
 }
 
 func ports(from, n int) []uint16 {
@@ -96,7 +102,7 @@ func TestKernelSwitchUnderLoad(t *testing.T) {
 	var done []turn
 	held := map[string]*lab.Sessions{"v1": w.open(5)}
 	began, active := time.Now(), "v1"
-	for i := range switches(t) {
+	for i := range often(t, 200) {
 		next := colours[(i+1)%len(colours)].Name
 		done = append(done, w.turn(active, next))
 		require.NoError(t, w.serves(next), "at once after switch %d", i)

@@ -100,7 +100,7 @@ func (w *world) call(args ...string) lab.Result {
 // switchTo switches and waits for the end of it.
 func (w *world) switchTo(colour string) {
 	w.t.Helper()
-	r := w.call("switch", w.manifests.Name, colour, "--wait")
+	r := w.call("switch", w.manifests.Name, colour, "--wait", "--timeout", (3 * patience).String())
 	require.Zero(w.t, r.Status, "switch to %s: %v", colour, r)
 }
 

@@ -231,7 +231,7 @@ func host(network netip.Prefix, n int) netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom4(b), network.Bits())
 }
 
-// run runs a program in the guest itself.
+// run runs a program in the guest itself, or on the host.
 func run(input, name string, args ...string) (string, error) {
 	cmd := exec.Command(name, args...)
 	cmd.Stdin = strings.NewReader(input)

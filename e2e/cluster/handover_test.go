@@ -94,7 +94,7 @@ func TestClusterHandover(t *testing.T) {
 func (c *Cluster) driveAll() (all []*traffic) {
 	c.t.Helper()
 	for i, n := range c.Nodes {
-		all = append(all, c.drive(n, c.ClientAddrs[i*2:i*2+2], 20, 10))
+		all = append(all, c.drive(n, c.ClientAddrs[i*2:i*2+2], 6, 10))
 	}
 	awaitAll(c.t, all, 10)
 	return all

@@ -16,8 +16,9 @@ import (
 	"github.com/pointsman/pointsman/internal/lab"
 )
 
-// grace is how long pods of these tests serve on after they were told to end.
-const grace = 5 * time.Second
+// grace is how long pods of these tests serve on after they were told to end: twice what a connection took from its SYN
+// to its answer on a machine that had much else to do.
+const grace = 10 * time.Second
 
 // labelledBoth is the scenario's Service with a UDP port beside the TCP one.
 var labelledBoth = strings.Replace(labelled, "ports: [{port: 80, targetPort: 80, nodePort: 30080}]",
@@ -62,7 +63,7 @@ func TestClusterLifecycle(t *testing.T) {
 
 // rolling gives the active colour's Deployment a new template: the controller replaces its pods one after the other.
 func (s *scene) rolling() {
-	runs, held := s.loads(20), s.holds(8)
+	runs, held := s.loads(8), s.holds(8)
 	flows, err := s.Lab.Flow(lab.Flows{From: s.Client, Target: s.Nodes[0].nodePort(), Local: s.ClientAddrs, Count: 8, Patience: 3 * time.Second})
 	require.NoError(s.t, err)
 	began := time.Now()
@@ -120,7 +121,7 @@ func (s *scene) rolling() {
 // (net.ipv4.icmp_ratelimit), whoever manages the table. A client that opens more connections than that has
 // some refused a second or more later, when it sends its SYN again, or answered, when somebody is there then.
 func (s *scene) toZeroAndBack() {
-	runs := s.loadsFor(20, 5*time.Second)
+	runs := s.loadsFor(8, 5*time.Second)
 	flows, err := s.Lab.Flow(lab.Flows{From: s.Client, Target: s.Nodes[0].nodePort(), Local: s.ClientAddrs, Count: 4})
 	require.NoError(s.t, err)
 	s.kubectl("scale", "deployment/myapp-v1", "--replicas=0")
@@ -165,7 +166,7 @@ func (s *scene) toZeroAndBack() {
 
 // podMoves gives a pod of the active colour the label of the other one.
 func (s *scene) podMoves() {
-	runs := s.loads(20)
+	runs := s.loads(8)
 	pod := s.Pods("default", "version=v1")[0]
 	s.kubectl("label", "pod", pod.Name, "--overwrite", "version=v2")
 	s.Endpoints("default", "myapp", 7) // the ReplicaSet, one short, makes another
@@ -187,7 +188,7 @@ func (s *scene) podMoves() {
 
 // goesAndComes takes away what makes the Service served, while it is used, and brings it back.
 func (s *scene) goesAndComes(goes, comes func()) {
-	held, runs := s.holds(4), s.loadsFor(20, 5*time.Second)
+	held, runs := s.holds(4), s.loadsFor(8, 5*time.Second)
 	s.healthy(runs, "v1")
 	object, err := s.Kube.CoreV1().Services("default").Get(context.Background(), "myapp", metav1.GetOptions{})
 	require.NoError(s.t, err)
@@ -246,7 +247,7 @@ func (s *scene) goesAndComes(goes, comes func()) {
 	comes()
 	s.servesEverywhere("version=v1")
 	s.ready()
-	again := s.loads(20)
+	again := s.loads(8)
 	s.healthy(again, "v1")
 	for _, run := range again {
 		run.Stop()

@@ -3,6 +3,7 @@ package cluster
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -81,9 +82,13 @@ func (c *Cluster) resource(object *unstructured.Unstructured) (dynamic.ResourceI
 	return c.Dynamic.Resource(mapping.Resource).Namespace(namespace), nil
 }
 
-// Kubectl runs kubectl as an administrator, input on its standard input, and gives back what it printed.
+// Kubectl runs kubectl as an administrator, on the host, input on its standard input, and gives back what it printed.
 func (c *Cluster) Kubectl(input string, args ...string) (string, error) {
-	return run(input, Binary("kubectl"), append([]string{"--kubeconfig", handed("admin.kubeconfig")}, args...)...)
+	request, err := json.Marshal(kubectl{input, args})
+	if err != nil {
+		return "", err
+	}
+	return askWith("/kubectl", bytes.NewReader(request))
 }
 
 // Eventually polls until there is no error, and says how long that took.

@@ -95,7 +95,7 @@ func TestClusterScenario(t *testing.T) {
 	}
 	var runs []*lab.Run
 	for i, target := range targets {
-		runs = append(runs, c.Lab.Start(lab.Load{From: c.Client, Target: target, Local: c.ClientAddrs[i*2 : i*2+2], Rate: 30, Clients: 4}))
+		runs = append(runs, c.Lab.Start(lab.Load{From: c.Client, Target: target, Local: c.ClientAddrs[i*2 : i*2+2], Rate: 10, Clients: 4}))
 	}
 	for _, turn := range []struct{ to, selector string }{{"v2", "version=v2"}, {"v1", "version=v1"}} {
 		asked := time.Now()

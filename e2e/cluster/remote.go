@@ -1,12 +1,14 @@
 package cluster
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -16,8 +18,9 @@ import (
 const remoteVariable = "POINTSMAN_CLUSTER_REMOTE"
 
 // remote is the guest's way to say what the control plane is to do: POST to one of
-// /fresh, /apiserver/stop and /apiserver/start, answered when it is done; /audit, answered with the API
-// server's audit log; or /clock, answered with the host's time in nanoseconds since 1970.
+// /fresh, /apiserver/stop and /apiserver/start, answered when it is done; /kubectl, with a [kubectl], answered with what
+// that printed; /audit, answered with the API server's audit log; or /clock, answered with the host's time in
+// nanoseconds since 1970.
 type remote struct {
 	listener net.Listener
 	server   *http.Server
@@ -25,6 +28,12 @@ type remote struct {
 	mu    sync.Mutex // one thing at a time
 	plane *ControlPlane
 	used  bool // a test had it
+}
+
+// kubectl is a run of it on the host, where an administrator has it, and where it takes a tenth of the time.
+type kubectl struct {
+	Input string // on its standard input
+	Args  []string
 }
 
 func serveRemote(plane *ControlPlane) (*remote, error) {
@@ -37,6 +46,19 @@ func serveRemote(plane *ControlPlane) (*remote, error) {
 	mux.Handle("POST /fresh", r.does(r.fresh))
 	mux.Handle("POST /apiserver/stop", r.does(func() error { plane.Interrupt(); return nil }))
 	mux.Handle("POST /apiserver/start", r.does(plane.Resume))
+	mux.HandleFunc("POST /kubectl", func(w http.ResponseWriter, request *http.Request) {
+		var k kubectl
+		err := json.NewDecoder(request.Body).Decode(&k)
+		if err == nil {
+			k.Args = append([]string{"--kubeconfig", plane.path("host.kubeconfig")}, k.Args...)
+			var out string
+			if out, err = run(k.Input, filepath.Join(plane.binaries, "kubectl"), k.Args...); err == nil {
+				fmt.Fprint(w, out)
+				return
+			}
+		}
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+	})
 	mux.HandleFunc("POST /audit", func(w http.ResponseWriter, request *http.Request) {
 		http.ServeFile(w, request, plane.path(auditLog))
 	})
@@ -84,10 +106,12 @@ func ask(what string) error {
 }
 
 // askFor is ask for an answer that is wanted.
-func askFor(what string) (string, error) {
+func askFor(what string) (string, error) { return askWith(what, nil) }
+
+func askWith(what string, body io.Reader) (string, error) {
 	client := &http.Client{Timeout: 2 * startPatience}
 	began := time.Now()
-	response, err := client.Post(os.Getenv(remoteVariable)+what, "", nil)
+	response, err := client.Post(os.Getenv(remoteVariable)+what, "", body)
 	if err != nil {
 		return "", fmt.Errorf("asking the host for %s: %w", what, err)
 	}

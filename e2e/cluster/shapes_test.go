@@ -71,7 +71,7 @@ func (s *scene) namedPorts() {
 	runs := map[*Node]*lab.Run{}
 	flows := map[*Node]*lab.FlowRun{}
 	for _, n := range s.Nodes {
-		runs[n] = s.Lab.Start(lab.Load{From: s.Client, Target: at(n), Local: s.ClientAddrs[:2], Rate: 20, Clients: 4, Ending: lab.Aborts})
+		runs[n] = s.Lab.Start(lab.Load{From: s.Client, Target: at(n), Local: s.ClientAddrs[:2], Rate: 8, Clients: 4, Ending: lab.Aborts})
 		var err error
 		flows[n], err = s.Lab.Flow(lab.Flows{From: s.Client, Target: at(n), Local: s.ClientAddrs[2:4], Count: 4})
 		require.NoError(s.t, err)

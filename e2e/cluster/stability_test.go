@@ -44,7 +44,7 @@ func TestClusterRestart(t *testing.T) {
 	require.NotEmpty(t, writes(), "the watch has to see the writes that there are")
 	s.drained()
 	s.ready()
-	runs, held := s.loads(20), s.holds(4)
+	runs, held := s.loads(8), s.holds(4)
 	s.healthy(runs, "v1")
 
 	for _, way := range []struct {
@@ -179,7 +179,7 @@ func TestClusterStability(t *testing.T) {
 	writes := s.watchWrites()
 	master, restarted, rebooted := s.Nodes[0], s.Nodes[1], s.Nodes[2]
 	time.Sleep(2 * time.Second) // the last known state is on disk a second after it changed
-	runs, held := s.loads(20), s.holds(4)
+	runs, held := s.loads(8), s.holds(4)
 	s.healthy(runs, "v1")
 	table, err := master.Table()
 	require.NoError(t, err)

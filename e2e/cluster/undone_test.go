@@ -59,7 +59,7 @@ func TestClusterUndone(t *testing.T) {
 	const complaint = "another program deletes"
 
 	// A cluster in which something changes all the time: each change is a sync.
-	f := c.drive(n, c.ClientAddrs, 60, 10)
+	f := c.drive(n, c.ClientAddrs, 15, 10)
 	began := time.Now()
 	syncs := 0
 	var wrong metav1.Condition
@@ -97,7 +97,7 @@ func TestClusterUndone(t *testing.T) {
 	proxy = c.KubeProxy(n, "ipvs", "--ipvs-exclude-cidrs="+excluded)
 	ports := 30200
 	lossless := func(how string) {
-		f := c.drive(n, c.ClientAddrs, 30, 5)
+		f := c.drive(n, c.ClientAddrs, 10, 5)
 		began := time.Now()
 		for range 4 {
 			ports++
