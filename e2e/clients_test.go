@@ -194,3 +194,39 @@ func TestKernelSwitchWithALostSYN(t *testing.T) {
 		require.Equal(t, "v2", c.Colour, "%v", c)
 	}
 }
+
+// A handshake that takes longer than a second, in the middle of which a switch comes: the SYN that comes again goes to the new
+// colour, and the answer to the first one, which arrives before its own, leads to a reset. Without a switch it goes well. What
+// tells the loads of other tests so is lab.Report.Lost.
+func TestKernelSwitchOvertakesASlowHandshake(t *testing.T) {
+	w := newWorld(t, lab.Config{Clients: 1, Colours: []lab.Colour{{Name: "v1", Backends: 1}, {Name: "v2", Backends: 1}}}, lab.Manifests{})
+	w.start("v1")
+	once := lab.Load{From: w.Client, Target: w.vip, Local: w.ClientAddrs, Timeout: time.Minute}
+	require.Equal(t, "v1", once.Once().Colour) // and the neighbours know each other
+	// SYNs come after 0, 1, 3 and 7 s.
+	_, err := w.Node().Run("tc", "qdisc", "add", "dev", "eth0", "root", "netem", "delay", "12s")
+	require.NoError(t, err)
+	calm := once.Once()
+	require.Equal(t, lab.OK, calm.Class, "%v", calm)
+	require.Greater(t, calm.Connected.Sub(calm.Start), 11*time.Second)
+
+	for _, colour := range []string{"v2", "v1", "v2"} {
+		overtaken := make(chan lab.Connection)
+		go func() { overtaken <- once.Once() }()
+		w.eventually(patience, "its SYN was scheduled", func() error {
+			text, err := w.Node().Run("ipvsadm", "-Lnc")
+			if err == nil && !strings.Contains(text, "SYN_RECV") {
+				err = fmt.Errorf("%s", text)
+			}
+			return err
+		})
+		w.switchTo(colour)
+		c := <-overtaken
+		require.Empty(t, lab.Report{c}.Lost().Lines())
+		if c.Class == lab.Reset {
+			return
+		}
+		t.Logf("switched after its last SYN: %v", c)
+	}
+	require.Fail(t, "no handshake was overtaken")
+}

@@ -62,8 +62,9 @@ func (w *world) gRPC(colour string) candidate {
 // web answers with another text until it is well.
 func (w *world) web(colour string) candidate {
 	var well atomic.Bool
-	w.listens(colour, func(l net.Listener) {
-		s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	for _, b := range w.Colour(colour) {
+		addr := b.Addr.Addr()
+		w.serve(w.podsOf(addr), netip.AddrPortFrom(addr, candidatePort), func(w http.ResponseWriter, r *http.Request) {
 			switch {
 			case r.URL.Path != "/ready" || r.Host != "shop.example":
 				http.NotFound(w, r)
@@ -74,10 +75,8 @@ func (w *world) web(colour string) candidate {
 				w.WriteHeader(http.StatusAccepted)
 				_, _ = fmt.Fprintln(w, "waiting for the database")
 			}
-		})}
-		go func() { _ = s.Serve(l) }()
-		w.t.Cleanup(func() { _ = s.Close() })
-	})
+		})
+	}
 	gate := fmt.Sprintf("http: {port: %d, path: /ready, host: shop.example, status: 202, body: the database is there}", candidatePort)
 	return candidate{colour, gate, `HTTP body lacks "the database is there"`, func() { well.Store(true) }}
 }

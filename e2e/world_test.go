@@ -177,7 +177,7 @@ func (w *world) ruleset() string {
 func healthy(t *testing.T, report lab.Report) {
 	t.Helper()
 	require.NotEmpty(t, report)
-	require.Empty(t, report.Failed().Lines(), "of %d connections", len(report))
+	require.Empty(t, report.Lost().Lines(), "of %d connections", len(report))
 }
 
 // open opens long-lived connections from the clients.

@@ -89,9 +89,7 @@ func (s *settings) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return src.Run(ctx) }) // what it has to wait for comes while the kernel is opened
 	group.Go(func() error { return s.serve(ctx, src) })
-	err = group.Wait()
-	s.log.Info("pointsman ends; the kernel stays as it is")
-	return err
+	return group.Wait()
 }
 
 // serve makes the kernel as the source says, and tells of it, until ctx ends.
@@ -146,7 +144,9 @@ func (s *settings) serve(ctx context.Context, src source) error {
 	for _, t := range tasks {
 		group.Go(func() error { return t.Run(ctx) })
 	}
-	return group.Wait()
+	err = group.Wait()
+	s.log.Info("pointsman ends; the kernel stays as it is")
+	return err
 }
 
 // meet are this node's parts in what the nodes do together, by way of the API server.

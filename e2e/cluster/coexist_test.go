@@ -68,7 +68,7 @@ func TestClusterBesideKubeProxy(t *testing.T) {
 	}
 	for _, f := range all {
 		for way, l := range f.lost(began) {
-			require.True(t, l.none(), "on %s by %s: %v\n%s", f.node.Name(), way, l, f.runs[way].Report().Failed().Lines())
+			require.True(t, l.none(), "on %s by %s: %v\n%s", f.node.Name(), way, l, f.runs[way].Report().Lost().Lines())
 			t.Logf("switched twice beside kube-proxy in %s mode, by %s: %v", modes[f.node.Name()], way, l)
 		}
 		f.stop()

@@ -117,7 +117,7 @@ func (c *Cluster) lostLittle(step string, all []*traffic, since time.Time) {
 		for _, f := range all {
 			for way, run := range f.runs {
 				lately := run.Report().Since(time.Now().Add(-calm / 3))
-				if lost := lately.Failed(); len(lost) > 0 || len(lately) == 0 {
+				if lost := lately.Lost(); len(lost) > 0 || len(lately) == 0 {
 					errs = append(errs, fmt.Errorf("kube-proxy in %s mode, by %s, of %d: %s", modes[f.node.Name()], way, len(lately), lost.Lines()))
 				}
 			}
@@ -128,7 +128,7 @@ func (c *Cluster) lostLittle(step string, all []*traffic, since time.Time) {
 		mode := modes[f.node.Name()]
 		for way, l := range f.lost(since) {
 			c.t.Logf("%s, kube-proxy in %s mode, by %s: %v", step, mode, way, l)
-			failed := f.runs[way].Report().Since(since).Failed()
+			failed := f.runs[way].Report().Since(since).Lost()
 			require.Zero(c.t, l.cut, "%s, kube-proxy in %s mode, by %s", step, mode, way)
 			if mode == "ipvs" && way == "node port" {
 				require.Empty(c.t, failed.Lines(), "%s, kube-proxy in %s mode, by %s", step, mode, way)

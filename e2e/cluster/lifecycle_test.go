@@ -80,7 +80,7 @@ func (s *scene) rolling() {
 	for n, run := range runs {
 		require.NoError(s.t, run.Await(10, Patience))
 		report := run.Stop()
-		require.Empty(s.t, report.Failed().Lines(), "on %s, of %d", n.Name(), len(report))
+		require.Empty(s.t, report.Lost().Lines(), "on %s, of %d", n.Name(), len(report))
 		require.Equal(s.t, []string{"v1-new"}, keys(report.Since(after).ByColour()))
 		require.Empty(s.t, report.To("v2").Lines())
 		s.t.Logf("%s, while rolling for %v: %v", n.Name(), after.Sub(began).Round(time.Millisecond), report)
@@ -150,7 +150,7 @@ func (s *scene) toZeroAndBack() {
 		require.NotZero(s.t, report.ByClass()[lab.Refused], "on %s: %v", n.Name(), report)
 		back := report.Since(calm)
 		require.NotEmpty(s.t, back)
-		require.Empty(s.t, back.Failed().Lines(), "on %s, of %d from a second after the pods were served", n.Name(), len(back))
+		require.Empty(s.t, back.Lost().Lines(), "on %s, of %d from a second after the pods were served", n.Name(), len(back))
 		s.t.Logf("%s: %v", n.Name(), report)
 	}
 	require.NotZero(s.t, tried)

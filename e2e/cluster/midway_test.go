@@ -68,7 +68,7 @@ func TestClusterOutageInSwitch(t *testing.T) {
 				want = "v2"
 			}
 			report := run.Report().Since(stopped)
-			require.Empty(s.t, report.Failed().Lines(), "on %s", n.Name())
+			require.Empty(s.t, report.Lost().Lines(), "on %s", n.Name())
 			require.Equal(s.t, []string{want}, keys(report.ByColour()), "on %s", n.Name())
 		}
 		back := time.Now()

@@ -108,12 +108,12 @@ func TestClusterScenario(t *testing.T) {
 		for _, run := range runs {
 			require.NoError(t, run.Await(20, Patience))
 			report := run.Report()
-			require.Empty(t, report.Failed().Lines())
+			require.Empty(t, report.Lost().Lines())
 			require.Equal(t, []string{turn.to}, keys(report.Since(done).ByColour()), "since %v", done.Sub(asked))
 		}
 	}
 	for _, run := range runs {
-		require.Empty(t, run.Stop().Failed().Lines())
+		require.Empty(t, run.Stop().Lost().Lines())
 	}
 	r := c.admin("status", "myapp")
 	require.Zero(t, r.Status, "%v", r)

@@ -111,7 +111,7 @@ func (c *Cluster) healthy(runs map[*Node]*lab.Run, colours ...string) {
 	for n, run := range runs {
 		require.NoError(c.t, run.Await(10, Patience))
 		report := run.Report()
-		require.Empty(c.t, report.Failed().Lines(), "on %s, of %d", n.Name(), len(report))
+		require.Empty(c.t, report.Lost().Lines(), "on %s, of %d", n.Name(), len(report))
 		for _, colour := range keys(report.ByColour()) {
 			require.Contains(c.t, colours, colour, "on %s", n.Name())
 		}

@@ -82,7 +82,7 @@ func (s *scene) namedPorts() {
 	for _, n := range s.Nodes {
 		require.NoError(s.t, runs[n].Await(30, Patience)) // with those that were on their way
 		report := runs[n].Stop()
-		require.Empty(s.t, report.Failed().Lines(), "on %s", n.Name())
+		require.Empty(s.t, report.Lost().Lines(), "on %s", n.Name())
 		require.Equal(s.t, []string{"1.10"}, keys(report.Since(done).ByColour()), "on %s", n.Name())
 		datagrams := flows[n].Stop()
 		require.Equal(s.t, []string{"1.9"}, keys(datagrams.Between(time.Time{}, done.Add(-r.Took)).ByColour()), "on %s, by UDP", n.Name())

@@ -57,7 +57,7 @@ func TestClusterCoordinatorKilled(t *testing.T) {
 		done := time.Now()
 		s.only(runs, done, "v3")
 		for n, run := range runs {
-			require.Empty(s.t, run.Report().Since(began).Failed().Lines(), "on %s", n.Name())
+			require.Empty(s.t, run.Report().Since(began).Lost().Lines(), "on %s", n.Name())
 		}
 	})
 	s.part("Switching", func(s *scene) {

@@ -167,7 +167,7 @@ func (f *traffic) lost(since time.Time) map[string]lost {
 	out := map[string]lost{}
 	for way, run := range f.runs {
 		report := run.Report().Since(since)
-		l := lost{total: len(report), failed: report.ByClass()}
+		l := lost{total: len(report), failed: report.Lost().ByClass()}
 		for _, c := range report {
 			if c.Class == lab.OK && c.Answered.Sub(c.Start) >= time.Second {
 				l.slow++

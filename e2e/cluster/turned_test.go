@@ -82,7 +82,7 @@ func (c *Cluster) oneTurn(runs map[*Node]*lab.Run, from, to time.Time, old, new 
 	c.someMore(runs)
 	for n, run := range runs {
 		report := run.Report().Since(from).Until(to)
-		require.Empty(c.t, report.Failed().Lines(), "on %s, of %d", n.Name(), len(report))
+		require.Empty(c.t, report.Lost().Lines(), "on %s, of %d", n.Name(), len(report))
 		require.Empty(c.t, report.Mixed(old, new).Lines(), "on %s, from %s to %s", n.Name(), old, new)
 		for _, colour := range keys(report.ByColour()) {
 			require.Contains(c.t, []string{old, new}, colour, "on %s", n.Name())
@@ -111,7 +111,7 @@ func (c *Cluster) only(runs map[*Node]*lab.Run, since time.Time, colour string) 
 	c.someMore(runs)
 	for n, run := range runs {
 		report := run.Report().Since(since)
-		require.Empty(c.t, report.Failed().Lines(), "on %s, of %d", n.Name(), len(report))
+		require.Empty(c.t, report.Lost().Lines(), "on %s, of %d", n.Name(), len(report))
 		require.Equal(c.t, []string{colour}, keys(report.ByColour()), "on %s", n.Name())
 	}
 }
@@ -121,7 +121,7 @@ func (c *Cluster) noneLost(runs map[*Node]*lab.Run) {
 	c.t.Helper()
 	for n, run := range runs {
 		report := run.Stop()
-		require.Empty(c.t, report.Failed().Lines(), "on %s, of %d", n.Name(), len(report))
+		require.Empty(c.t, report.Lost().Lines(), "on %s, of %d", n.Name(), len(report))
 		c.t.Logf("on %s: %v", n.Name(), report)
 	}
 }

@@ -107,7 +107,7 @@ func TestClusterUndone(t *testing.T) {
 		}
 		require.NoError(t, f.await(30))
 		for way, l := range f.lost(began) {
-			require.True(t, l.none(), "by %s %s: %v\n%s", way, how, l, f.runs[way].Report().Failed().Lines())
+			require.True(t, l.none(), "by %s %s: %v\n%s", way, how, l, f.runs[way].Report().Lost().Lines())
 		}
 		f.stop()
 	}

@@ -113,6 +113,25 @@ func (r Report) Failed() Report {
 	return r.Where(func(c Connection) bool { return c.Class != OK })
 }
 
+// Lost keeps those that did not go well, but for those that a change overtook in their handshake: while the answer to a SYN was
+// a second on its way, their kernel sent the SYN again (tcp(7)), and IPVS sends one that comes again to another real server when
+// the first one's weight is 0 by then (ip_vs_in of net/netfilter/ipvs/ip_vs_core.c, under expire_nodest_conn). Who then
+// takes the first answer is reset by the second real server. On a machine that is busy this happens without a network in between.
+func (r Report) Lost() Report {
+	return r.Failed().Where(func(c Connection) bool { return !c.overtaken() })
+}
+
+// firstRTO is after what time without an answer a SYN is sent again (TCP_TIMEOUT_INIT of include/net/tcp.h).
+const firstRTO = time.Second
+
+func (c Connection) overtaken() bool {
+	handshake := c.Connected
+	if handshake.IsZero() {
+		handshake = c.Ended
+	}
+	return c.Class == Reset && handshake.Sub(c.Start) >= firstRTO
+}
+
 // To keeps the connections that a backend of the colour answered.
 func (r Report) To(colour string) Report {
 	return r.Where(func(c Connection) bool { return c.Colour == colour })

@@ -38,6 +38,15 @@ func TestReportCounts(t *testing.T) {
 	require.True(t, r[0].Start.Equal(at(10)), "in the order of their start, whoever wrote them down")
 }
 
+func TestReportLost(t *testing.T) {
+	slow := Connection{Start: at(0), Connected: at(1200), Ended: at(1500), Class: Reset}
+	cut := Connection{Start: at(10), Connected: at(12), Ended: at(1500), Class: Reset}
+	inside := Connection{Start: at(20), Ended: at(1100), Class: Reset}
+	refused := Connection{Start: at(30), Ended: at(1100), Class: Refused}
+	late := Connection{Start: at(40), Connected: at(1300), Ended: at(9000), Class: Timeout}
+	require.Equal(t, Report{cut, refused, late}, Report{slow, cut, inside, refused, late, to("v1", 50)}.Lost())
+}
+
 func TestReportMixed(t *testing.T) {
 	for name, c := range map[string]struct {
 		report Report
