@@ -64,7 +64,7 @@ func TestClusterLifecycle(t *testing.T) {
 // rolling gives the active colour's Deployment a new template: the controller replaces its pods one after the other.
 func (s *scene) rolling() {
 	runs, held := s.loads(8), s.holds(8)
-	flows, err := s.Lab.Flow(lab.Flows{From: s.Client, Target: s.Nodes[0].nodePort(), Local: s.ClientAddrs, Count: 8, Patience: 3 * time.Second})
+	flows, err := s.Lab.Flow(lab.Flows{From: s.Client, Target: s.Nodes[0].nodePort(), Local: s.ClientAddrs, Count: 8, Every: 200 * time.Millisecond, Patience: 5 * time.Second})
 	require.NoError(s.t, err)
 	began := time.Now()
 	s.Apply(living("v1", 6, "v1-new"))
@@ -94,7 +94,7 @@ func (s *scene) rolling() {
 			require.False(s.t, ended.IsZero(), "on %s, %v: its pod was never ended", n.Name(), one)
 			failed := one.Failed
 			if one.Class == lab.Timeout {
-				failed = one.Sent.Add(3 * time.Second) // nobody may have been there to say that it is over
+				failed = one.Sent.Add(grace) // nobody may have been there to say that it is over
 			}
 			require.False(s.t, failed.Before(ended), "on %s, %v: cut %v before its pod ended", n.Name(), one, ended.Sub(failed))
 		}
@@ -122,7 +122,7 @@ func (s *scene) rolling() {
 // some refused a second or more later, when it sends its SYN again, or answered, when somebody is there then.
 func (s *scene) toZeroAndBack() {
 	runs := s.loadsFor(8, 5*time.Second)
-	flows, err := s.Lab.Flow(lab.Flows{From: s.Client, Target: s.Nodes[0].nodePort(), Local: s.ClientAddrs, Count: 4})
+	flows, err := s.Lab.Flow(lab.Flows{From: s.Client, Target: s.Nodes[0].nodePort(), Local: s.ClientAddrs, Count: 4, Every: 200 * time.Millisecond, Patience: 5 * time.Second})
 	require.NoError(s.t, err)
 	s.kubectl("scale", "deployment/myapp-v1", "--replicas=0")
 	s.servesEverywhere("version=v1,nobody") // nothing, but the virtual servers are there
