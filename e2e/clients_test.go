@@ -77,12 +77,10 @@ func TestKernelSwitchAffinityOfAPortUsedAgain(t *testing.T) {
 	w := newWorld(t, lab.Config{Clients: 2, Colours: []lab.Colour{{Name: "v1", Backends: 3}, {Name: "v2", Backends: 3}}}, lab.Manifests{Affinity: true})
 	w.start("v1")
 	by := func(client netip.Addr, port uint16, colour string) netip.Addr {
-		run := w.Start(lab.Load{From: w.Client, Target: w.vip, Local: []netip.Addr{client}, Ports: []uint16{port}, Clients: 1, Ending: lab.ServerEnds, Rate: 5})
-		require.NoError(t, run.Await(1, patience))
-		report := run.Stop()
-		healthy(t, report)
-		require.Equal(t, colour, report[0].Colour)
-		return report[0].Backend
+		c := lab.Load{From: w.Client, Target: w.vip, Local: []netip.Addr{client}, Ports: []uint16{port}, Ending: lab.ServerEnds}.Once()
+		require.Equal(t, lab.OK, c.Class, "%v", c)
+		require.Equal(t, colour, c.Colour)
+		return c.Backend
 	}
 	ours, other := w.ClientAddrs[0], w.ClientAddrs[1]
 	kept := 0
@@ -157,6 +155,18 @@ func TestKernelSwitchDualStack(t *testing.T) {
 	}
 }
 
+// scheduled waits until IPVS has this many connections whose handshake is not over.
+func (w *world) scheduled(n int) {
+	w.t.Helper()
+	w.eventually(patience, fmt.Sprintf("%d SYNs are scheduled", n), func() error {
+		text, err := w.Node().Run("ipvsadm", "-Lnc")
+		if err == nil && strings.Count(text, "SYN_RECV") < n {
+			err = fmt.Errorf("%s", text)
+		}
+		return err
+	})
+}
+
 // A SYN that the old colour never saw, sent again after the switch: it goes to the new colour.
 func TestKernelSwitchWithALostSYN(t *testing.T) {
 	w := newWorld(t, lab.Config{Clients: 2, Colours: []lab.Colour{{Name: "v1", Backends: 2}, {Name: "v2", Backends: 2}}}, lab.Manifests{})
@@ -180,13 +190,7 @@ func TestKernelSwitchWithALostSYN(t *testing.T) {
 			lost <- lab.Load{From: w.Client, Target: w.vip, Local: w.ClientAddrs, Timeout: 20 * time.Second}.Once()
 		}()
 	}
-	w.eventually(patience, "their SYNs are lost", func() error {
-		text, err := w.Node().Run("ipvsadm", "-Lnc")
-		if err == nil && strings.Count(text, "SYN_RECV") < cap(lost) {
-			err = fmt.Errorf("%s", text)
-		}
-		return err
-	})
+	w.scheduled(cap(lost))
 	w.switchTo("v2")
 	for range cap(lost) {
 		c := <-lost
@@ -202,9 +206,13 @@ func TestKernelSwitchOvertakesASlowHandshake(t *testing.T) {
 	w := newWorld(t, lab.Config{Clients: 1, Colours: []lab.Colour{{Name: "v1", Backends: 1}, {Name: "v2", Backends: 1}}}, lab.Manifests{})
 	w.start("v1")
 	once := lab.Load{From: w.Client, Target: w.vip, Local: w.ClientAddrs, Timeout: time.Minute}
-	require.Equal(t, "v1", once.Once().Colour) // and the neighbours know each other
+	require.Equal(t, "v1", once.Once().Colour) // and the neighbours know each other: to ask again would take too long
+	_, err := w.Node().Run("ip", "neigh", "change", w.ClientAddrs[0].String(), "dev", "eth0", "nud", "permanent")
+	require.NoError(t, err)
+	_, err = w.Client.Run("ip", "neigh", "change", w.NodeAddr.String(), "dev", "eth0", "nud", "permanent")
+	require.NoError(t, err)
 	// SYNs come after 0, 1, 3 and 7 s.
-	_, err := w.Node().Run("tc", "qdisc", "add", "dev", "eth0", "root", "netem", "delay", "12s")
+	_, err = w.Node().Run("tc", "qdisc", "add", "dev", "eth0", "root", "netem", "delay", "12s")
 	require.NoError(t, err)
 	calm := once.Once()
 	require.Equal(t, lab.OK, calm.Class, "%v", calm)
@@ -213,13 +221,7 @@ func TestKernelSwitchOvertakesASlowHandshake(t *testing.T) {
 	for _, colour := range []string{"v2", "v1", "v2"} {
 		overtaken := make(chan lab.Connection)
 		go func() { overtaken <- once.Once() }()
-		w.eventually(patience, "its SYN was scheduled", func() error {
-			text, err := w.Node().Run("ipvsadm", "-Lnc")
-			if err == nil && !strings.Contains(text, "SYN_RECV") {
-				err = fmt.Errorf("%s", text)
-			}
-			return err
-		})
+		w.scheduled(1)
 		w.switchTo(colour)
 		c := <-overtaken
 		require.Empty(t, lab.Report{c}.Lost().Lines())

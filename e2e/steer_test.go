@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"iter"
 	"net/netip"
 	"os"
 	"slices"
@@ -40,14 +41,14 @@ func (w *world) manyBackends(colour string) {
 // old colour starts after one to the new has completed, whichever of the real servers it meets.
 // The load stays below the 4,096 connections at which the table of Linux 7.x grows, which resets reused ports.
 func TestKernelSwitchManyRealServers(t *testing.T) {
-	crowd{pods: 50, scheduler: "{name: rr}", rate: 15, times: 20}.switchOften(t, func(*world) {})
+	crowd{pods: 50, scheduler: "{name: rr}", rate: 15, times: often(t, 20)}.switchOften(t, func(*world) {})
 }
 
 // The same in slow motion: the scheduler makes its table of 4,093 rows anew at each write, and the daemon gives way to
 // everybody. So connections come between any two writes, and whatever a cut-over leaves open is met by some: this
 // test it is that scripts/breaks breaks.
 func TestKernelSwitchInSlowMotion(t *testing.T) {
-	crowd{pods: 20, scheduler: "{name: mh, flags: [mh-port]}", rate: 20, times: 5}.switchOften(t, (*world).giveWay)
+	crowd{pods: 20, scheduler: "{name: mh, flags: [mh-port]}", rate: 20, times: slices.Values([]int{0, 1, 2, 3, 4})}.switchOften(t, (*world).giveWay)
 }
 
 // giveWay has the daemon give way to whoever else wants to run, but not for good: on a busy machine the load takes all there is.
@@ -66,8 +67,8 @@ func (w *world) giveWay() {
 type crowd struct {
 	pods      int
 	scheduler string
-	rate      int // new connections a second, beside 15 of clients that use ports again
-	times     int // to switch
+	rate      int           // new connections a second, beside 15 of clients that use ports again
+	times     iter.Seq[int] // to switch
 }
 
 func (c crowd) switchOften(t *testing.T, prepare func(*world)) {
@@ -105,7 +106,7 @@ func (c crowd) switchOften(t *testing.T, prepare func(*world)) {
 	require.NoError(t, run.Await(10, patience))
 	began := time.Now()
 	var done []turn
-	for i := range often(t, c.times) {
+	for i := range c.times {
 		old, next := colours[i%2].Name, colours[(i+1)%2].Name
 		done = append(done, w.turn(old, next))
 		require.NoError(t, serves(next))

@@ -17,13 +17,14 @@ import (
 // often counts the switches of a long test: to times, or, on a slow machine, to what was done in four minutes. With
 // POINTSMAN_E2E_SWITCHES it is that many, of 200, whatever time they take.
 func often(t *testing.T, times int) iter.Seq[int] {
-	enough := time.Now().Add(4 * time.Minute)
+	within := 4 * time.Minute
 	if text := os.Getenv("POINTSMAN_E2E_SWITCHES"); text != "" {
 		n, err := strconv.Atoi(text)
 		require.NoError(t, err)
-		times, enough = times*n/200, enough.Add(24*time.Hour)
+		times, within = times*n/200, 24*time.Hour
 	}
 	return func(yield func(int) bool) {
+		enough := time.Now().Add(within)
 		for i := 0; i < times && time.Now().Before(enough) && yield(i); i++ {
 		}
 	}

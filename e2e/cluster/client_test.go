@@ -43,6 +43,6 @@ func (c *Cluster) reach(n int, load lab.Load) lab.Report {
 	r := c.Lab.Start(load)
 	require.NoError(c.t, r.Await(n, Patience))
 	report := r.Stop()
-	require.Empty(c.t, report.Lost().Lines(), "of %d connections to %v", len(report), load.Target)
+	require.Empty(c.t, report.Failed().Lines(), "of %d connections to %v", len(report), load.Target)
 	return report
 }

@@ -150,7 +150,7 @@ func (s *scene) toZeroAndBack() {
 		require.NotZero(s.t, report.ByClass()[lab.Refused], "on %s: %v", n.Name(), report)
 		back := report.Since(calm)
 		require.NotEmpty(s.t, back)
-		require.Empty(s.t, back.Lost().Lines(), "on %s, of %d from a second after the pods were served", n.Name(), len(back))
+		require.Empty(s.t, back.Failed().Lines(), "on %s, of %d from a second after the pods were served", n.Name(), len(back))
 		s.t.Logf("%s: %v", n.Name(), report)
 	}
 	require.NotZero(s.t, tried)

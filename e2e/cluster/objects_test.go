@@ -108,7 +108,7 @@ func TestClusterObjects(t *testing.T) {
 		run := s.Lab.Start(lab.Load{From: s.Client, Target: at(port), Local: s.ClientAddrs})
 		require.NoError(s.t, run.Await(20, Patience))
 		report := run.Stop()
-		require.Empty(s.t, report.Lost().Lines())
+		require.Empty(s.t, report.Failed().Lines())
 		for _, addr := range report.Backends() {
 			out = append(out, addr.String())
 		}

@@ -49,6 +49,6 @@ func TestClusterOutage(t *testing.T) {
 	}
 	require.NoError(t, sessions.Await(Patience))
 	report := load.Stop()
-	require.Empty(t, report.Lost().Lines(), "of %d connections", len(report))
+	require.Empty(t, report.Failed().Lines(), "of %d connections", len(report))
 	require.NotEmpty(t, report)
 }

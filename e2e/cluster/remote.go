@@ -30,7 +30,7 @@ type remote struct {
 	used  bool // a test had it
 }
 
-// kubectl is a run of it on the host, where an administrator has it, and where it takes a tenth of the time.
+// kubectl is a run of it on the host, where an administrator has it and nothing is emulated.
 type kubectl struct {
 	Input string // on its standard input
 	Args  []string

@@ -68,12 +68,15 @@ func (l *Load) setDefaults() {
 	}
 }
 
-// Once is a single connection of the load, from the first of its addresses.
+// Once is a single connection of the load, from the first of its addresses and ports.
 func (l Load) Once() Connection {
 	l.setDefaults()
 	var local netip.AddrPort
 	if len(l.Local) > 0 {
 		local = netip.AddrPortFrom(l.Local[0], 0)
+	}
+	if len(l.Ports) > 0 {
+		local = netip.AddrPortFrom(local.Addr(), l.Ports[0])
 	}
 	return l.connect(context.Background(), local)
 }
