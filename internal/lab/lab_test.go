@@ -208,9 +208,9 @@ func TestKernelLabReusesPorts(t *testing.T) {
 func TestKernelLabFlows(t *testing.T) {
 	l := up(t, Config{Colours: []Colour{{"v1", 2}, {"v2", 2}}, UDP: true})
 	vip := balance(t, l, "udp", map[string]int{"v1": 1})
-	run, err := l.Flow(Flows{From: l.Client, Target: vip, Count: 8, Every: 20 * time.Millisecond})
+	run, err := l.Flow(Flows{From: l.Client, Target: vip, Count: 8, Every: 100 * time.Millisecond, Patience: 10 * time.Second})
 	require.NoError(t, err)
-	time.Sleep(300 * time.Millisecond)
+	time.Sleep(time.Second)
 	before := time.Now()
 	for _, b := range l.Colour("v2") {
 		_, err := l.Node.Run("ipvsadm", "-e", "-u", vip.String(), "-r", b.Addr.String(), "-m", "-w", "1")
@@ -221,12 +221,12 @@ func TestKernelLabFlows(t *testing.T) {
 		require.NoError(t, err)
 	}
 	after := time.Now()
-	time.Sleep(300 * time.Millisecond)
+	time.Sleep(time.Second)
 	for _, b := range l.Backends {
 		b.Stop()
 	}
 	gone := time.Now()
-	time.Sleep(200 * time.Millisecond)
+	time.Sleep(500 * time.Millisecond)
 	report := run.Stop()
 	t.Logf("before %v; after %v; gone %v", report.Between(time.Time{}, before), report.Between(after, gone), report.Between(gone, time.Time{}))
 	require.Zero(t, report.Between(time.Time{}, before).Lost())
