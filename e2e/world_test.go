@@ -151,7 +151,7 @@ func (w *world) eventually(within time.Duration, what string, wrong func() error
 		if took > within {
 			require.NoError(w.t, err, "%s: not within %v", what, within)
 		}
-		time.Sleep(5 * time.Millisecond)
+		time.Sleep(20 * time.Millisecond) // what asks takes from what is waited for: a guest has one processor
 	}
 }
 
