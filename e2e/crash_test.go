@@ -21,7 +21,7 @@ func TestKernelKilledDuringSwitch(t *testing.T) {
 	colours := []string{"v1", "v2"}
 	var worst time.Duration
 	kills, inTime := 0, 0 // and those that came before the daemon had finished
-	for i := range often(t, 50) {
+	for i := range upTo(50) {
 		next := colours[(i+1)%2]
 		// The edit is what a switch is to the daemon; it sees it a few ms later.
 		require.NoError(t, w.manifests.WriteVirtualServer(next))

@@ -41,7 +41,7 @@ func (w *world) manyBackends(colour string) {
 // old colour starts after one to the new has completed, whichever of the real servers it meets.
 // The load stays below the 4,096 connections at which the table of Linux 7.x grows, which resets reused ports.
 func TestKernelSwitchManyRealServers(t *testing.T) {
-	crowd{pods: 50, scheduler: "{name: rr}", rate: 15, times: often(t, 20)}.switchOften(t, func(*world) {})
+	crowd{pods: 50, scheduler: "{name: rr}", rate: 15, times: switches(t, 20)}.switchOften(t, func(*world) {})
 }
 
 // The same in slow motion: the scheduler makes its table of 4,093 rows anew at each write, and the daemon gives way to

@@ -118,18 +118,19 @@ func (r Report) Failed() Report {
 // the first one's weight is 0 by then (ip_vs_in of net/netfilter/ipvs/ip_vs_core.c, under expire_nodest_conn). Who then
 // takes the first answer is reset by the second real server. On a machine that is busy this happens without a network in between.
 func (r Report) Lost() Report {
-	return r.Failed().Where(func(c Connection) bool { return !c.overtaken() })
+	return r.Failed().Where(func(c Connection) bool { return c.Class != Reset || !c.SYNAgain() })
 }
 
 // firstRTO is after what time without an answer a SYN is sent again (TCP_TIMEOUT_INIT of include/net/tcp.h).
 const firstRTO = time.Second
 
-func (c Connection) overtaken() bool {
+// SYNAgain says whether the handshake took so long that the SYN was sent again.
+func (c Connection) SYNAgain() bool {
 	handshake := c.Connected
 	if handshake.IsZero() {
 		handshake = c.Ended
 	}
-	return c.Class == Reset && handshake.Sub(c.Start) >= firstRTO
+	return handshake.Sub(c.Start) >= firstRTO
 }
 
 // To keeps the connections that a backend of the colour answered.
