@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
@@ -191,14 +192,18 @@ func TestVersion(t *testing.T) {
 
 func TestPreflightOthers(t *testing.T) {
 	mode, status := "ipvs", http.StatusOK
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	patience := time.Minute
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if mode == "late" {
+			<-r.Context().Done()
+		}
 		w.WriteHeader(status)
 		_, _ = fmt.Fprintln(w, mode)
 	}))
 	defer server.Close()
 	proc := t.TempDir()
 	look := func() map[string]Finding {
-		p := &preflight{proc: proc, proxyMode: server.URL, dial: new(net.Dialer).DialContext, addresses: addrs("192.0.2.1", "2001:db8::1")}
+		p := &preflight{proc: proc, proxyMode: server.URL, dial: new(net.Dialer).DialContext, addresses: addrs("192.0.2.1", "2001:db8::1"), patience: patience}
 		p.others(t.Context())
 		found := make(map[string]Finding)
 		for _, f := range p.findings {
@@ -213,7 +218,9 @@ func TestPreflightOthers(t *testing.T) {
 	require.Equal(t, OK, look()["kube-proxy"].Level)
 	mode = "nftables"
 	require.Equal(t, Warn, look()["kube-proxy"].Level)
-	mode = "<html>some other server</html>"
+	mode, patience = "late", 10*time.Millisecond
+	require.Equal(t, Warn, look()["kube-proxy"].Level, "something is there")
+	mode, patience = "<html>some other server</html>", time.Minute
 	require.Equal(t, OK, look()["kube-proxy"].Level)
 	status = http.StatusNotFound
 	require.Len(t, look(), 1)
@@ -223,6 +230,8 @@ func TestPreflightOthers(t *testing.T) {
 	require.Equal(t, Warn, look()["keepalived"].Level)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	p := &preflight{proxyMode: server.URL, dial: new(net.Dialer).DialContext}
-	require.Empty(t, p.kubeProxyMode(ctx))
+	p := &preflight{proxyMode: server.URL, dial: new(net.Dialer).DialContext, patience: patience}
+	mode, late := p.kubeProxyMode(ctx)
+	require.Empty(t, mode)
+	require.False(t, late)
 }

@@ -38,9 +38,10 @@ type Finding struct {
 
 // preflight gathers findings; its fields are where it looks, so that tests can have it look elsewhere.
 type preflight struct {
-	proc      string       // "/proc"
-	proxyMode string       // kube-proxy's answer to which mode it is in
-	addresses []netip.Addr // the node's own, that serve node ports
+	proc      string        // "/proc"
+	proxyMode string        // kube-proxy's answer to which mode it is in
+	patience  time.Duration // until it answers
+	addresses []netip.Addr  // the node's own, that serve node ports
 	dial      func(ctx context.Context, network, address string) (net.Conn, error)
 	findings  []Finding
 }
@@ -52,7 +53,7 @@ func (p *preflight) add(level Level, subject, detail, mend string) {
 // Preflight looks at everything on this node that would stop or weaken it, and changes nothing, but that
 // the kernel may load a module when it is asked whether it has it. It takes a second at most, or until ctx ends.
 func (n *Node) Preflight(ctx context.Context) []Finding {
-	p := &preflight{proc: "/proc", proxyMode: "http://127.0.0.1:10249/proxyMode"}
+	p := &preflight{proc: "/proc", proxyMode: "http://127.0.0.1:10249/proxyMode", patience: 10 * time.Second}
 	// net/http dials on a goroutine of its own, which may be on a thread of another namespace.
 	p.dial = func(ctx context.Context, network, address string) (conn net.Conn, err error) {
 		err = n.in(func() error {
@@ -164,7 +165,8 @@ func (p *preflight) nftables() {
 
 // others are programs that write to IPVS too.
 func (p *preflight) others(ctx context.Context) {
-	mode, ipvsDevice := p.kubeProxyMode(ctx), false
+	mode, late := p.kubeProxyMode(ctx)
+	ipvsDevice := false
 	if _, err := net.InterfaceByName(kubeProxyDevice); err == nil {
 		ipvsDevice = true
 	}
@@ -178,6 +180,8 @@ func (p *preflight) others(ctx context.Context) {
 		p.add(OK, "kube-proxy", "in "+mode+" mode: leaves IPVS alone", "")
 	case ipvsDevice:
 		p.add(Warn, "kube-proxy", "does not tell its mode, but there is a device kube-ipvs0: it runs in ipvs mode, or did", exclude+"; or, when it no longer runs so, `kube-proxy --cleanup` while pointsman is stopped")
+	case late:
+		p.add(Warn, "kube-proxy", fmt.Sprintf("what listens at %s did not say within %v which mode it is in", p.proxyMode, p.patience), "run preflight again; its log says the mode, too")
 	default:
 		p.add(OK, "kube-proxy", "none in ipvs mode seen", "")
 	}
@@ -204,26 +208,26 @@ func (p *preflight) own() string {
 	return strings.Join(all, ",")
 }
 
-// kubeProxyMode asks kube-proxy's metrics server; "" when none answers.
-func (p *preflight) kubeProxyMode(ctx context.Context) string {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
+// kubeProxyMode asks kube-proxy's metrics server; "" when none answers, which is late when there is one that may yet.
+func (p *preflight) kubeProxyMode(ctx context.Context) (mode string, late bool) {
+	ctx, cancel := context.WithTimeout(ctx, p.patience)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, p.proxyMode, nil)
 	if err != nil {
-		return ""
+		return "", false
 	}
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: p.dial}}
 	response, err := client.Do(request)
 	if err != nil {
-		return ""
+		return "", errors.Is(err, context.DeadlineExceeded)
 	}
 	defer func() { _ = response.Body.Close() }()
 	body, err := io.ReadAll(io.LimitReader(response.Body, 64))
-	mode := strings.TrimSpace(string(body))
+	mode = strings.TrimSpace(string(body))
 	if err != nil || response.StatusCode != http.StatusOK || strings.ContainsAny(mode, " <{\n") {
-		return ""
+		return "", errors.Is(err, context.DeadlineExceeded)
 	}
-	return mode
+	return mode, false
 }
 
 // running is whether a process of that name is there; /proc/PID/comm has its first 15 bytes.
