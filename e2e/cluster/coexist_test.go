@@ -48,7 +48,7 @@ func TestClusterBesideKubeProxy(t *testing.T) {
 
 	var all []*traffic
 	for i, n := range c.Nodes {
-		all = append(all, c.drive(n, c.ClientAddrs[i*2:i*2+2], 6, 5))
+		all = append(all, c.drive(n, c.ClientAddrs[i*2:i*2+2], 2, 5))
 	}
 	began := time.Now()
 	for _, turn := range []struct{ to, selector string }{{"v2", "version=v2"}, {"v1", "version=v1"}} {
@@ -76,7 +76,7 @@ func TestClusterBesideKubeProxy(t *testing.T) {
 
 	t.Run("nftables, started again", func(t *testing.T) {
 		c, n := c.In(t), c.Node("node02")
-		f := c.drive(n, c.ClientAddrs[:2], 12, 10)
+		f := c.drive(n, c.ClientAddrs[:2], 6, 10)
 		require.NoError(t, f.await(20))
 		// Somebody else's virtual server, which nobody but a flush takes away.
 		canary := netip.MustParseAddrPort("203.0.113.1:81")

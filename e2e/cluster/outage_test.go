@@ -22,7 +22,7 @@ func TestClusterOutage(t *testing.T) {
 	master := c.Node(Master)
 	c.KubeProxy(master, "ipvs")
 	before := c.Pods("default", "app=myapp")
-	sessions, err := c.Lab.Hold(lab.Held{From: c.Client, Target: netip.AddrPortFrom(master.Addr, 30080), Local: c.ClientAddrs, Count: 20, Timeout: stall})
+	sessions, err := c.Lab.Hold(lab.Held{From: c.Client, Target: netip.AddrPortFrom(master.Addr, 30080), Local: c.ClientAddrs, Count: 20, Every: exchange, Timeout: stall})
 	require.NoError(t, err)
 	load := c.Lab.Start(lab.Load{From: c.Client, Target: netip.AddrPortFrom(master.Addr, 30080), Local: c.ClientAddrs, Rate: 20, Timeout: stall})
 	defer load.Stop()

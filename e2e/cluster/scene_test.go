@@ -75,6 +75,10 @@ func (s *scene) ready() time.Duration {
 // not to be lost may take that long.
 const stall = 20 * time.Second
 
+// exchange is how often an open connection exchanges data: often enough to be seen cut, and seldom enough for dozens of them beside
+// three kube-proxies on one emulated processor.
+const exchange = time.Second
+
 // loads opens new connections to the node port on each node, of two clients each. They end with a reset, so
 // that IPVS forgets them in ten seconds, not two minutes.
 func (c *Cluster) loads(rate int) map[*Node]*lab.Run { return c.loadsFor(rate, stall) }
@@ -98,7 +102,7 @@ func (c *Cluster) holds(count int) map[*Node]*lab.Sessions {
 	c.t.Helper()
 	out := map[*Node]*lab.Sessions{}
 	for _, n := range c.Nodes {
-		held, err := c.Lab.Hold(lab.Held{From: c.Client, Target: n.nodePort(), Local: c.ClientAddrs, Count: count, Timeout: stall})
+		held, err := c.Lab.Hold(lab.Held{From: c.Client, Target: n.nodePort(), Local: c.ClientAddrs, Count: count, Every: exchange, Timeout: stall})
 		require.NoError(c.t, err)
 		out[n] = held
 	}

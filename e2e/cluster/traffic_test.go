@@ -137,7 +137,7 @@ func (c *Cluster) drive(n *Node, local []netip.Addr, rate, held int) *traffic {
 		"ClusterIP": {From: pod, Target: c.clusterIP("myapp")},
 	} {
 		if held > 0 {
-			sessions, err := c.Lab.Hold(lab.Held{From: load.From, Target: load.Target, Local: load.Local, Count: held, Timeout: stall})
+			sessions, err := c.Lab.Hold(lab.Held{From: load.From, Target: load.Target, Local: load.Local, Count: held, Every: exchange, Timeout: stall})
 			require.NoError(c.t, err)
 			f.held[way] = sessions
 		}
