@@ -119,7 +119,7 @@ func (w *world) sysctls(t *testing.T) string {
 // verified says whether the daemon has written that it read the colour back from the kernel.
 func (w *world) verified(colour string) error {
 	s := w.status()
-	if !s.Running || !s.Healthy || !s.holds(colour) {
+	if !s.Running || !s.Healthy || len(s.Servers) != 1 || !s.Servers[0].Verified || s.Servers[0].Status.Active != colour {
 		return fmt.Errorf("the status is %+v", s)
 	}
 	return nil

@@ -40,11 +40,6 @@ func (w *world) status() status {
 	return s
 }
 
-// holds says whether the kernel was seen to serve the colour by the only virtual server.
-func (s status) holds(colour string) bool {
-	return len(s.Servers) == 1 && s.Servers[0].Verified && s.Servers[0].Status.Active == colour
-}
-
 // retirable says whether the previous colour of a virtual server is safe to delete.
 func (s status) retirable(name string) bool {
 	for _, server := range s.Servers {

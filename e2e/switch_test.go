@@ -1,12 +1,10 @@
 package e2e
 
 import (
-	"encoding/json"
 	"fmt"
 	"iter"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"strconv"
 	"testing"
 	"time"
@@ -58,15 +56,10 @@ func (w *world) turn(old, new string) turn {
 	asked := time.Now()
 	require.NoError(w.t, w.manifests.WriteVirtualServer(new))
 	w.eventually(3*patience, "switched to "+new, func() error {
-		var s status
-		text, err := os.ReadFile(filepath.Join(w.State, "status.json"))
-		if err == nil {
-			err = json.Unmarshal(text, &s)
+		if s := w.myapp(); s == nil || !s.Verified || s.Status.Active != new {
+			return fmt.Errorf("the daemon's status is %+v", s)
 		}
-		if err == nil && !s.holds(new) {
-			err = fmt.Errorf("the daemon's status is %+v", s)
-		}
-		return err
+		return nil
 	})
 	return turn{old, new, asked, time.Now()}
 }

@@ -51,7 +51,8 @@ func (p *preflight) add(level Level, subject, detail, mend string) {
 }
 
 // Preflight looks at everything on this node that would stop or weaken it, and changes nothing, but that
-// the kernel may load a module when it is asked whether it has it. It takes a second at most, or until ctx ends.
+// the kernel may load a module when it is asked whether it has it. It is done at once, or, where a
+// kube-proxy is slow to answer, after ten seconds at most, or when ctx ends.
 func (n *Node) Preflight(ctx context.Context) []Finding {
 	p := &preflight{proc: "/proc", proxyMode: "http://127.0.0.1:10249/proxyMode", patience: 10 * time.Second}
 	// net/http dials on a goroutine of its own, which may be on a thread of another namespace.
@@ -166,10 +167,8 @@ func (p *preflight) nftables() {
 // others are programs that write to IPVS too.
 func (p *preflight) others(ctx context.Context) {
 	mode, late := p.kubeProxyMode(ctx)
-	ipvsDevice := false
-	if _, err := net.InterfaceByName(kubeProxyDevice); err == nil {
-		ipvsDevice = true
-	}
+	_, err := net.InterfaceByName(kubeProxyDevice)
+	ipvsDevice := err == nil
 	exclude := fmt.Sprintf("add %s and the ClusterIP and external addresses of each Service of pointsman's to kube-proxy's ipvs.excludeCIDRs (flag --ipvs-exclude-cidrs), and restart it", p.own())
 	switch {
 	case mode == "ipvs":
