@@ -191,19 +191,13 @@ func TestVersion(t *testing.T) {
 }
 
 func TestPreflightOthers(t *testing.T) {
-	mode, status := "ipvs", http.StatusOK
-	patience := time.Minute
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if mode == "late" {
-			<-r.Context().Done()
-		}
-		w.WriteHeader(status)
-		_, _ = fmt.Fprintln(w, mode)
-	}))
-	defer server.Close()
 	proc := t.TempDir()
-	look := func() map[string]Finding {
-		p := &preflight{proc: proc, proxyMode: server.URL, dial: new(net.Dialer).DialContext, addresses: addrs("192.0.2.1", "2001:db8::1"), patience: patience}
+	dial := new(net.Dialer).DialContext
+	// Each look has a server of its own: one that is late goes on after the look has ended.
+	look := func(patience time.Duration, answer http.HandlerFunc) map[string]Finding {
+		server := httptest.NewServer(answer)
+		defer server.Close()
+		p := &preflight{proc: proc, proxyMode: server.URL, dial: dial, addresses: addrs("192.0.2.1", "2001:db8::1"), patience: patience}
 		p.others(t.Context())
 		found := make(map[string]Finding)
 		for _, f := range p.findings {
@@ -212,26 +206,29 @@ func TestPreflightOthers(t *testing.T) {
 		}
 		return found
 	}
-	require.Equal(t, Warn, look()["kube-proxy"].Level)
-	require.Contains(t, look()["kube-proxy"].Mend, "192.0.2.1/32,2001:db8::1/128", "what to exclude")
-	mode = "iptables"
-	require.Equal(t, OK, look()["kube-proxy"].Level)
-	mode = "nftables"
-	require.Equal(t, Warn, look()["kube-proxy"].Level)
-	mode, patience = "late", 10*time.Millisecond
-	require.Equal(t, Warn, look()["kube-proxy"].Level, "something is there")
-	mode, patience = "<html>some other server</html>", time.Minute
-	require.Equal(t, OK, look()["kube-proxy"].Level)
-	status = http.StatusNotFound
-	require.Len(t, look(), 1)
+	says := func(mode string) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, mode) }
+	}
+	ipvs := look(time.Minute, says("ipvs"))["kube-proxy"]
+	require.Equal(t, Warn, ipvs.Level)
+	require.Contains(t, ipvs.Mend, "192.0.2.1/32,2001:db8::1/128", "what to exclude")
+	require.Equal(t, OK, look(time.Minute, says("iptables"))["kube-proxy"].Level)
+	require.Equal(t, Warn, look(time.Minute, says("nftables"))["kube-proxy"].Level)
+	late := look(10*time.Millisecond, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	require.Equal(t, Warn, late["kube-proxy"].Level, "something is there")
+	require.Equal(t, OK, look(time.Minute, says("<html>some other server</html>"))["kube-proxy"].Level)
+	require.Len(t, look(time.Minute, http.NotFound), 1)
 
 	require.NoError(t, os.MkdirAll(filepath.Join(proc, "42"), 0o755))
 	require.NoError(t, os.WriteFile(filepath.Join(proc, "42/comm"), []byte("keepalived\n"), 0o644))
-	require.Equal(t, Warn, look()["keepalived"].Level)
+	require.Equal(t, Warn, look(time.Minute, http.NotFound)["keepalived"].Level)
+
+	server := httptest.NewServer(says("ipvs"))
+	defer server.Close()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	p := &preflight{proxyMode: server.URL, dial: new(net.Dialer).DialContext, patience: patience}
-	mode, late := p.kubeProxyMode(ctx)
+	p := &preflight{proxyMode: server.URL, dial: dial, patience: time.Minute}
+	mode, slow := p.kubeProxyMode(ctx)
 	require.Empty(t, mode)
-	require.False(t, late)
+	require.False(t, slow, "who was told to stop did not wait for it")
 }
