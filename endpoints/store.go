@@ -23,7 +23,10 @@ type store struct {
 	dirError  error         // the directory cannot be read; everything is held
 	oldErrors []SourceError // accepted copies that could not be used
 	saveError string        // what save last failed with
-	previous  *Snapshot
+
+	resolver *Resolver
+	told     map[string]*manifest.File // what the resolver knows
+	last     *Snapshot                 // nil before the first
 }
 
 // fileState is one manifest.
@@ -47,13 +50,14 @@ func newStore(dir, stateDir string) *store {
 		dir:      filepath.Clean(dir),
 		accepted: accepted{filepath.Join(stateDir, acceptedDir)},
 		files:    make(map[string]*fileState),
+		told:     make(map[string]*manifest.File),
 	}
 	var copies map[string]*manifest.File
 	copies, s.oldErrors = s.accepted.load()
 	for name, file := range copies {
 		s.files[name] = &fileState{accepted: file, saved: file.Digest}
 	}
-	s.previous = s.accepted.loadInForce()
+	s.resolver = NewResolver(nil, s.accepted.loadInForce())
 	return s
 }
 
@@ -64,15 +68,17 @@ func (s *store) scan() (unsettled bool) {
 	if s.dirError = err; err != nil {
 		return false
 	}
+	here := make(map[string]bool, len(names))
 	for _, name := range names {
+		here[name] = true
 		if s.files[name] == nil {
 			s.files[name] = &fileState{}
 		}
 		unsettled = s.read(name) || unsettled
 	}
 	for name, f := range s.files {
-		switch here := slices.Contains(names, name); {
-		case here:
+		switch {
+		case here[name]:
 			f.missing = false
 		case !f.missing:
 			// Editors rename a file away and write it anew, and a listing may miss one that is renamed
@@ -176,15 +182,15 @@ func (s *store) save() error {
 			errs = append(errs, s.accepted.forget(name))
 		}
 	}
-	if s.previous != nil {
-		errs = append(errs, s.accepted.saveInForce(s.previous))
+	if s.last != nil {
+		errs = append(errs, s.accepted.saveInForce(s.last))
 	}
 	return errors.Join(errs...)
 }
 
-// snapshot resolves what is in force.
+// snapshot resolves what changed of what is in force.
 func (s *store) snapshot() *Snapshot {
-	o := Objects{Previous: s.previous}
+	s.tell()
 	var errs []SourceError
 	if s.dirError != nil {
 		errs = append(errs, SourceError{s.dir, s.dirError.Error()})
@@ -200,20 +206,57 @@ func (s *store) snapshot() *Snapshot {
 		if f.conflict != "" {
 			errs = append(errs, SourceError{path, f.conflict})
 		}
-		if f.accepted == nil {
-			continue
-		}
-		for _, vs := range f.accepted.VirtualServers {
-			o.VirtualServers = append(o.VirtualServers, NewVirtualServer(vs, f.accepted.Digest))
-		}
-		o.Services = append(o.Services, f.accepted.Services...)
-		for _, slice := range f.accepted.EndpointSlices {
-			o.EndpointSlices = append(o.EndpointSlices, NewEndpointSlice(slice, path))
+	}
+	s.last = s.resolver.Snapshot().WithErrors(append(errs, s.usefulOldErrors()...)...)
+	return s.last
+}
+
+// tell has the resolver know the files in force. No two of them have an object in common, but one may have moved from a
+// file to another: what none of those that came has is gone.
+func (s *store) tell() {
+	came := make(map[manifest.Key]bool)
+	var went []manifest.Key
+	for name, was := range s.told {
+		if f := s.files[name]; f == nil || f.accepted != was {
+			went = append(went, was.Keys...)
+			delete(s.told, name)
 		}
 	}
-	snap := Resolve(o).WithErrors(append(errs, s.usefulOldErrors()...)...)
-	s.previous = snap
-	return snap
+	for name, f := range s.files {
+		file := f.accepted
+		if file == nil || s.told[name] == file {
+			continue
+		}
+		s.told[name] = file
+		for _, key := range file.Keys {
+			came[key] = true
+		}
+		for _, svc := range file.Services {
+			s.resolver.SetService(svc)
+		}
+		for _, slice := range file.EndpointSlices {
+			s.resolver.SetSlice(NewEndpointSlice(slice, filepath.Join(s.dir, name)))
+		}
+		for _, vs := range file.VirtualServers {
+			s.resolver.SetVirtualServer(NewVirtualServer(vs, file.Digest))
+		}
+	}
+	for _, key := range went {
+		if !came[key] {
+			s.forget(key)
+		}
+	}
+}
+
+func (s *store) forget(key manifest.Key) {
+	switch key.Kind {
+	case "VirtualServer":
+		s.resolver.DeleteVirtualServer(key.NamespacedName)
+	case "Service":
+		s.resolver.DeleteService(key.NamespacedName)
+	case "EndpointSlice":
+		s.resolver.DeleteSlice(key.NamespacedName)
+	}
 }
 
 // usefulOldErrors leaves out accepted copies that a good manifest has replaced.

@@ -4,10 +4,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/sirupsen/logrus"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"k8s.io/apimachinery/pkg/types"
@@ -328,6 +330,104 @@ func TestStoreTamperedCopies(t *testing.T) {
 
 // TestArbitrate draws edits, and holds each outcome to: no object twice, a file in force as it is or
 // as it was, no error without cause, and nothing lost that some file still declares.
+// What the store resolves step by step is what Resolve makes of the files in force, objects that move from file to file included.
+func TestStoreResolves(t *testing.T) {
+	rapid.Check(t, func(r *rapid.T) {
+		p := newPlace(t)
+		s := newStore(p.dir, p.state)
+		var last *Snapshot
+		for range rapid.IntRange(1, 8).Draw(r, "steps") {
+			name := rapid.SampledFrom([]string{"a.yaml", "b.yaml", "c.yaml"}).Draw(r, "file")
+			if text := drawObjects(r); text != "" {
+				p.write(name, text)
+			} else if s.files[name] != nil && !s.files[name].missing {
+				_ = os.Remove(filepath.Join(p.dir, name))
+			}
+			got := settled(s)
+			o := Objects{Previous: last}
+			for name, f := range s.files {
+				if f.accepted == nil {
+					continue
+				}
+				for _, vs := range f.accepted.VirtualServers {
+					o.VirtualServers = append(o.VirtualServers, NewVirtualServer(vs, f.accepted.Digest))
+				}
+				o.Services = append(o.Services, f.accepted.Services...)
+				for _, slice := range f.accepted.EndpointSlices {
+					o.EndpointSlices = append(o.EndpointSlices, NewEndpointSlice(slice, filepath.Join(p.dir, name)))
+				}
+			}
+			last = Resolve(o)
+			if !assert.ObjectsAreEqual(last.Servers, got.Servers) {
+				r.Fatalf("resolved %+v, want %+v", got.Servers, last.Servers)
+			}
+		}
+	})
+}
+
+// drawObjects is some of the objects of two applications.
+func drawObjects(r *rapid.T) string {
+	var docs []string
+	for i, name := range []string{"x", "y"} {
+		for _, doc := range strings.SplitAfter(app(name, rapid.SampledFrom([]string{"v1", "v2"}).Draw(r, "active"), 30080+rapid.IntRange(0, 1).Draw(r, "port")), "---\n") {
+			docs = append(docs, strings.TrimSuffix(doc, "---\n"))
+		}
+		docs = append(docs, fmt.Sprintf(`apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: %[1]s-1, labels: {kubernetes.io/service-name: %[1]s, version: v1}}
+addressType: IPv4
+ports: [{port: 8080}]
+endpoints: [{addresses: [10.0.%[2]d.%[3]d]}]
+`, name, i, rapid.IntRange(1, 2).Draw(r, "address")))
+	}
+	some := docs[:0]
+	for _, doc := range docs {
+		if rapid.Bool().Draw(r, "there") {
+			some = append(some, doc)
+		}
+	}
+	return strings.Join(some, "---\n")
+}
+
+// BenchmarkStore changes one endpoint in one of 1,000 manifests of 20.
+func BenchmarkStore(b *testing.B) {
+	p := newPlace(b)
+	text := func(n, endpoints int) string {
+		out := app(fmt.Sprintf("app-%04d", n), "v1", 30000+n) + fmt.Sprintf(`---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: app-%04[1]d, labels: {kubernetes.io/service-name: app-%04[1]d, version: v1}}
+addressType: IPv4
+ports: [{port: 8080}]
+endpoints:
+`, n)
+		for i := range endpoints {
+			out += fmt.Sprintf("- {addresses: [10.%d.%d.%d]}\n", n>>8, n&255, i+1)
+		}
+		return out
+	}
+	for n := range 1000 {
+		p.write(fmt.Sprintf("app-%04d.yaml", n), text(n, 20))
+	}
+	s := newStore(p.dir, p.state)
+	out := NewPublisher(logrus.New())
+	out.Publish(settled(s))
+	require.NoError(b, s.save())
+	require.Len(b, out.Snapshot().Servers, 1000)
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		b.StopTimer()
+		p.write("app-0500.yaml", text(500, 20+(i+1)%2))
+		b.StartTimer()
+		snap := settled(s)
+		if reflect.DeepEqual(out.Snapshot(), snap) {
+			b.Fatal("nothing changed")
+		}
+		out.Publish(snap)
+		require.NoError(b, s.save())
+	}
+}
+
 func TestArbitrate(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		accepted := map[string]*manifest.File{}
