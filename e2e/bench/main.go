@@ -235,9 +235,10 @@ func daemon(binary string) error {
 	if err != nil {
 		return err
 	}
+	names := map[string]string{"VmHWM": "at its highest", "VmRSS": "resident", "RssFile": "of it the program's file"}
 	for _, line := range strings.Split(string(status), "\n") {
-		if key, value, _ := strings.Cut(line, ":"); key == "VmRSS" || key == "VmHWM" {
-			fmt.Printf("%-40s %10s\n", "the daemon's memory, "+map[string]string{"VmRSS": "resident", "VmHWM": "at its highest"}[key], strings.TrimSpace(value))
+		if key, value, _ := strings.Cut(line, ":"); names[key] != "" {
+			fmt.Printf("%-40s %10s\n", "the daemon's memory, "+names[key], strings.TrimSpace(value))
 		}
 	}
 	return nil
