@@ -34,6 +34,7 @@ const (
 	benchServices = 1000
 	benchEach     = 20
 	idle          = 60 * time.Second
+	settled       = 45 * time.Second // from little work to none
 )
 
 // trash is longer than the kernel keeps real servers that were deleted: a timer of a minute finds them, and frees them two minutes
@@ -196,17 +197,19 @@ func (b *bencher) measure(n *Node, name string, changes int, start func() *lab.D
 	defer table.Close()
 	f.full, f.work = b.awaitFull(table).Sub(began), cpuTime(t, d.Pid())
 	t.Logf("%s: full after %v", name, f.full.Round(time.Millisecond))
-	// What a program does after its start is not rest: pointsman writes a thousand statuses.
+	// What a program does after its start is not rest: pointsman writes a thousand statuses, and gives memory back when it has.
 	const look = 5 * time.Second
 	before := cpuTime(t, d.Pid())
 	for range 60 {
 		time.Sleep(look)
 		now := cpuTime(t, d.Pid())
-		quiet := now-before < look/4
+		quiet := now-before < look/10
 		if before = now; quiet {
 			break
 		}
 	}
+	time.Sleep(settled)
+	before = cpuTime(t, d.Pid())
 	time.Sleep(idle)
 	f.cpu, f.rss, f.anon = cpuTime(t, d.Pid())-before, resident(t, d.Pid(), "VmRSS"), resident(t, d.Pid(), "RssAnon")
 	t.Logf("%s: at rest %v, %d kB", name, f.cpu, f.rss)
