@@ -61,7 +61,7 @@ func TestClusterOutageInSwitch(t *testing.T) {
 		s.StopAPIServer()
 		stopped := time.Now()
 		time.Sleep(5 * time.Second)
-		s.someMore(runs)
+		s.someSince(runs, stopped)
 		for n, run := range runs {
 			want := "v3"
 			if n == deaf {

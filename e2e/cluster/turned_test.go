@@ -75,11 +75,11 @@ func span(since time.Time, at []time.Time) cutOver {
 }
 
 // oneTurn requires of what began between two times that nothing was lost and that on no node a connection reached the
-// old colour that began after one to the new colour was answered. It waits for some more of each load: what takes
+// old colour that began after one to the new colour was answered. It waits for some that began after: what takes
 // longer is [Cluster.noneLost]'s.
 func (c *Cluster) oneTurn(runs map[*Node]*lab.Run, from, to time.Time, old, new string) {
 	c.t.Helper()
-	c.someMore(runs)
+	c.someSince(runs, to)
 	for n, run := range runs {
 		report := run.Report().Since(from).Until(to)
 		require.Empty(c.t, report.Lost().Lines(), "on %s, of %d", n.Name(), len(report))
@@ -90,14 +90,17 @@ func (c *Cluster) oneTurn(runs map[*Node]*lab.Run, from, to time.Time, old, new 
 	}
 }
 
-// someMore waits for some more connections of each load.
-func (c *Cluster) someMore(runs map[*Node]*lab.Run) {
+// someSince waits until some connections of each load are over that began since then: those that were on their way may be many.
+func (c *Cluster) someSince(runs map[*Node]*lab.Run, since time.Time) {
 	c.t.Helper()
+	const some = 6
 	var all errgroup.Group
 	for n, run := range runs {
 		all.Go(func() error {
-			if err := run.Await(6, Patience); err != nil {
-				return fmt.Errorf("on %s: %w", n.Name(), err)
+			for len(run.Report().Since(since)) < some {
+				if err := run.Await(some, Patience); err != nil {
+					return fmt.Errorf("on %s: %w", n.Name(), err)
+				}
 			}
 			return nil
 		})
@@ -108,7 +111,7 @@ func (c *Cluster) someMore(runs map[*Node]*lab.Run) {
 // only requires that since then every connection on every node was answered, and by the colour.
 func (c *Cluster) only(runs map[*Node]*lab.Run, since time.Time, colour string) {
 	c.t.Helper()
-	c.someMore(runs)
+	c.someSince(runs, since)
 	for n, run := range runs {
 		report := run.Report().Since(since)
 		require.Empty(c.t, report.Lost().Lines(), "on %s, of %d", n.Name(), len(report))
