@@ -83,7 +83,7 @@ func TestKernelEndpointsChange(t *testing.T) {
 		require.NoError(t, w.manifests.WriteSlice("v1", lab.Ready(all[:n])...))
 		w.eventually(patience, fmt.Sprint(n, " endpoints"), func() error { return w.servesOnly(lab.Addrs(all[:n])) })
 		at := time.Now()
-		require.NoError(t, run.Await(20, patience))
+		require.NoError(t, run.AwaitSince(at, 20, patience))
 		report := run.Report().Since(at)
 		for _, addr := range report.Backends() {
 			require.Contains(t, lab.Addrs(all[:n]), netip.AddrPortFrom(addr, 80))

@@ -257,6 +257,7 @@ func (w *world) rolledBack(v *versions, bad badVersion, window time.Duration) {
 	after := again.Stop()
 	healthy(t, after)
 	require.Len(t, after.To("v1"), len(after), "%v", after)
+	require.NoError(t, run.AwaitSince(back, 6, patience))
 	report := run.Stop()
 	t.Logf("%v; and then %v", report, after)
 	healthy(t, report.Until(declared))

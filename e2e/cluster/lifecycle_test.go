@@ -78,7 +78,7 @@ func (s *scene) rolling() {
 	s.servesEverywhere("version=v1")
 	after := time.Now()
 	for n, run := range runs {
-		require.NoError(s.t, run.Await(10, Patience))
+		require.NoError(s.t, run.AwaitSince(after, 6, Patience))
 		report := run.Stop()
 		require.Empty(s.t, report.Lost().Lines(), "on %s, of %d", n.Name(), len(report))
 		require.Equal(s.t, []string{"v1-new"}, keys(report.Since(after).ByColour()))
@@ -140,7 +140,7 @@ func (s *scene) toZeroAndBack() {
 	s.t.Logf("in the kernel at most %v after the endpoints were seen ready", served.Sub(ready).Round(time.Millisecond))
 	tried := 0
 	for n, run := range runs {
-		require.NoError(s.t, run.Await(10, Patience))
+		require.NoError(s.t, run.AwaitSince(calm, 6, Patience))
 		report := run.Stop()
 		require.Empty(s.t, report.To("v2").Lines(), "on %s", n.Name())
 		none := report.Since(empty).Until(scaled)

@@ -106,7 +106,7 @@ func TestClusterScenario(t *testing.T) {
 			require.NoError(t, c.serves(n, n.nodePort(), turn.selector))
 		}
 		for _, run := range runs {
-			require.NoError(t, run.Await(20, Patience))
+			require.NoError(t, run.AwaitSince(done, 20, Patience))
 			report := run.Report()
 			require.Empty(t, report.Lost().Lines())
 			require.Equal(t, []string{turn.to}, keys(report.Since(done).ByColour()), "since %v", done.Sub(asked))

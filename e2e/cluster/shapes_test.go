@@ -80,7 +80,7 @@ func (s *scene) namedPorts() {
 	r := s.switchTo("resolver", "1.10")
 	done := time.Now()
 	for _, n := range s.Nodes {
-		require.NoError(s.t, runs[n].Await(30, Patience)) // with those that were on their way
+		require.NoError(s.t, runs[n].AwaitSince(done, 20, Patience))
 		report := runs[n].Stop()
 		require.Empty(s.t, report.Lost().Lines(), "on %s", n.Name())
 		require.Equal(s.t, []string{"1.10"}, keys(report.Since(done).ByColour()), "on %s", n.Name())

@@ -90,17 +90,14 @@ func (c *Cluster) oneTurn(runs map[*Node]*lab.Run, from, to time.Time, old, new 
 	}
 }
 
-// someSince waits until some connections of each load are over that began since then: those that were on their way may be many.
+// someSince waits until some connections of each load are over that began since then.
 func (c *Cluster) someSince(runs map[*Node]*lab.Run, since time.Time) {
 	c.t.Helper()
-	const some = 6
 	var all errgroup.Group
 	for n, run := range runs {
 		all.Go(func() error {
-			for len(run.Report().Since(since)) < some {
-				if err := run.Await(some, Patience); err != nil {
-					return fmt.Errorf("on %s: %w", n.Name(), err)
-				}
+			if err := run.AwaitSince(since, 6, Patience); err != nil {
+				return fmt.Errorf("on %s: %w", n.Name(), err)
 			}
 			return nil
 		})

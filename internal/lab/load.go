@@ -132,6 +132,20 @@ func (r *Run) Await(n int, timeout time.Duration) error {
 	return nil
 }
 
+// AwaitSince waits until n connections are over that began since then: of those that were on their way there may be any
+// number, and where they hang, no other is begun before they have ended.
+func (r *Run) AwaitSince(since time.Time, n int, timeout time.Duration) error {
+	for deadline := time.Now().Add(timeout); ; time.Sleep(20 * time.Millisecond) {
+		have := len(r.Report().Since(since))
+		if have >= n {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("waiting for %d connections that began since %v: only %d in %v", n, since.Format(time.TimeOnly), have, timeout)
+		}
+	}
+}
+
 // client opens one connection after the other.
 func (r *Run) client(ctx context.Context, ports []uint16) {
 	for i := 0; ; i++ {
