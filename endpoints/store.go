@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/pointsman/pointsman/api/v1alpha1"
 	"github.com/pointsman/pointsman/endpoints/manifest"
 )
 
@@ -250,7 +251,7 @@ func (s *store) tell() {
 
 func (s *store) forget(key manifest.Key) {
 	switch key.Kind {
-	case "VirtualServer":
+	case v1alpha1.KindVirtualServer:
 		s.resolver.DeleteVirtualServer(key.NamespacedName)
 	case "Service":
 		s.resolver.DeleteService(key.NamespacedName)

@@ -328,9 +328,7 @@ func TestStoreTamperedCopies(t *testing.T) {
 	assert.Equal(t, "x=v1 error:a.yaml error:b.yaml error:c.yaml error:c.yaml error:a.yaml", actives(settled(s)))
 }
 
-// TestArbitrate draws edits, and holds each outcome to: no object twice, a file in force as it is or
-// as it was, no error without cause, and nothing lost that some file still declares.
-// What the store resolves step by step is what Resolve makes of the files in force, objects that move from file to file included.
+// TestStoreResolves: what the store resolves step by step is what Resolve makes of the files in force, objects that move from file to file included.
 func TestStoreResolves(t *testing.T) {
 	rapid.Check(t, func(r *rapid.T) {
 		p := newPlace(t)
@@ -428,6 +426,8 @@ endpoints:
 	}
 }
 
+// TestArbitrate draws edits, and holds each outcome to: no object twice, a file in force as it is or
+// as it was, no error without cause, and nothing lost that some file still declares.
 func TestArbitrate(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		accepted := map[string]*manifest.File{}

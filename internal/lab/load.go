@@ -121,6 +121,18 @@ func (r *Run) Count() int {
 	return len(r.over)
 }
 
+// countSince is how many of them began at the time or later.
+func (r *Run) countSince(t time.Time) (n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i := range r.over {
+		if !r.over[i].Start.Before(t) {
+			n++
+		}
+	}
+	return n
+}
+
 // Await waits until n more connections are over, so that a count means something on a slow machine.
 func (r *Run) Await(n int, timeout time.Duration) error {
 	want := r.Count() + n
@@ -136,7 +148,7 @@ func (r *Run) Await(n int, timeout time.Duration) error {
 // number, and where they hang, no other is begun before they have ended.
 func (r *Run) AwaitSince(since time.Time, n int, timeout time.Duration) error {
 	for deadline := time.Now().Add(timeout); ; time.Sleep(20 * time.Millisecond) {
-		have := len(r.Report().Since(since))
+		have := r.countSince(since)
 		if have >= n {
 			return nil
 		}
