@@ -59,16 +59,10 @@ func (n *names) ofMap(m map[string]string) map[string]string {
 	return out
 }
 
-// trimMeta leaves what is read of an object's metadata. It says whether it has seen the object before: while the first lists are streamed, each
-// object is given to a trim twice.
-func (n *names) trimMeta(m *metav1.ObjectMeta) (seen bool) {
-	if m.ManagedFields != nil && len(m.ManagedFields) == 0 {
-		return true
-	}
+// trimMeta leaves what is read of an object's metadata.
+func (n *names) trimMeta(m *metav1.ObjectMeta) {
 	*m = metav1.ObjectMeta{
 		Name: m.Name, Namespace: n.ofString(m.Namespace), Labels: n.ofMap(m.Labels), ResourceVersion: m.ResourceVersion,
 		UID: m.UID, Generation: m.Generation,
-		ManagedFields: []metav1.ManagedFieldsEntry{}, // which no object has that was decoded
 	}
-	return false
 }

@@ -7,7 +7,6 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 	discoveryv1 "k8s.io/api/discovery/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/pointsman/pointsman/endpoints"
 )
@@ -120,12 +119,6 @@ func (r sliceReader) readMeta(s *slice, message []byte) error {
 					s.of.Labels = map[string]string{}
 				}
 				s.of.Labels[r.names.of(key)] = r.names.of(value)
-			})
-		case 12:
-			return r.readEntry(f.bytes, func(key, value []byte) {
-				if string(key) == metav1.InitialEventsAnnotationKey {
-					m.Annotations = map[string]string{metav1.InitialEventsAnnotationKey: string(value)}
-				}
 			})
 		}
 		return nil

@@ -24,7 +24,7 @@ import (
 // slice is an EndpointSlice as the API server has it.
 type slice struct {
 	metav1.TypeMeta
-	metav1.ObjectMeta // Name, Namespace, ResourceVersion, and a bookmark's Annotations
+	metav1.ObjectMeta // Name, Namespace, ResourceVersion
 	of                endpoints.EndpointSlice
 }
 
@@ -88,7 +88,7 @@ func (r sliceReader) readList(text []byte) (*listOf[slice], error) {
 func (r sliceReader) convert(s *discoveryv1.EndpointSlice) *slice {
 	out := &slice{of: endpoints.NewEndpointSlice(s, r.source)}
 	out.of.Labels = r.names.ofMap(s.Labels)
-	out.ObjectMeta = metav1.ObjectMeta{Name: s.Name, Namespace: s.Namespace, ResourceVersion: s.ResourceVersion, Annotations: s.Annotations}
+	out.ObjectMeta = metav1.ObjectMeta{Name: s.Name, Namespace: s.Namespace, ResourceVersion: s.ResourceVersion}
 	return out
 }
 

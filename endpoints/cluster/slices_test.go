@@ -142,12 +142,12 @@ func TestReadSlices(t *testing.T) {
 }
 
 func TestWatchSlices(t *testing.T) {
-	bookmark := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{ResourceVersion: "8", Annotations: map[string]string{metav1.InitialEventsAnnotationKey: "true"}}}
+	bookmark := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{ResourceVersion: "8"}}
 	expired := &metav1.Status{Status: metav1.StatusFailure, Message: "too old", Reason: metav1.StatusReasonExpired, Code: 410}
 	binary := bytes.Join([][]byte{
 		framed(t, watch.Bookmark, wired(t, bookmark, slicesGVK)), framed(t, watch.Error, wired(t, expired, statusGVK)), framed(t, "STRANGE", wired(t, bookmark, slicesGVK)),
 	}, nil)
-	text := []byte(`{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"8","annotations":{"k8s.io/initial-events-end":"true"}}}}` +
+	text := []byte(`{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"8"}}}` +
 		`{"type":"ERROR","object":{"kind":"Status","status":"Failure","message":"too old","reason":"Expired","code":410}}{"type":"STRANGE","object":{}}`)
 	for name, stream := range map[string]*sliceEvents{"protobuf": sliceStream(binary), "JSON": sliceStream(text)} {
 		t.Run(name, func(t *testing.T) {
@@ -155,7 +155,6 @@ func TestWatchSlices(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, watch.Bookmark, kind)
 			require.Equal(t, "8", object.(*slice).GetResourceVersion())
-			require.Equal(t, "true", object.(*slice).GetAnnotations()[metav1.InitialEventsAnnotationKey])
 			kind, object, err = stream.Decode()
 			require.NoError(t, err)
 			require.Equal(t, watch.Error, kind)

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -200,8 +201,10 @@ func TestScenario(t *testing.T) {
 	assert.Zero(t, r.Failures())
 	for _, q := range a.requests() {
 		assert.Contains(t, []string{
-			"watch virtualservers", "watch pods version",
+			"list virtualservers", "watch virtualservers", "watch pods version",
+			"list services service.kubernetes.io/service-proxy-name=pointsman",
 			"watch services service.kubernetes.io/service-proxy-name=pointsman",
+			"list endpointslices service.kubernetes.io/service-proxy-name=pointsman",
 			"watch endpointslices service.kubernetes.io/service-proxy-name=pointsman",
 		}, q, "nothing more than needed is asked for")
 	}
@@ -259,6 +262,26 @@ func TestNothingBeforeAllIsThere(t *testing.T) {
 			r.awaits(both)
 			assert.Len(t, r.seen, 1)
 		})
+	}
+}
+
+// TestStartIsNotOld: a cache of the API server that is behind is not asked.
+func TestStartIsNotOld(t *testing.T) {
+	t.Parallel()
+	a := newAPIServer(t).start()
+	a.apply(scenario())
+	var asked sync.Map // by resource
+	a.refusing(func(r *http.Request, resource, verb string) *metav1.Status {
+		if verb == "list" || r.URL.Query().Get("sendInitialEvents") == "true" {
+			asked.Store(resource, r.URL.Query().Get("resourceVersion")+r.URL.Query().Get("limit"))
+		}
+		return nil
+	})
+	run(t, a, t.TempDir()).awaits(both)
+	for _, resource := range []string{"virtualservers", "services", "endpointslices", "pods"} {
+		how, ok := asked.Load(resource)
+		assert.True(t, ok, resource)
+		assert.Empty(t, how, "%s: of which age, and how many", resource)
 	}
 }
 

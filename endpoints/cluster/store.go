@@ -119,10 +119,23 @@ func backoff() *wait.Backoff {
 	return &wait.Backoff{Duration: 250 * time.Millisecond, Factor: 2, Cap: 3 * time.Second, Jitter: 1, Steps: math.MaxInt32}
 }
 
+// listWatch tells client-go how to get what there is.
+type listWatch struct {
+	list bool
+	*cache.ListWatch
+}
+
+// IsWatchListSemanticsUnSupported is what client-go asks before it has all that there is sent as events of a watch.
+func (l listWatch) IsWatchListSemanticsUnSupported() bool { return l.list }
+
 // run fills the store until ctx ends.
 func (st *store) run(ctx context.Context, r reader, example runtime.Object) {
-	lw := &cache.ListWatch{
+	lw := listWatch{!r.streamed, &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			if o.ResourceVersion == "0" {
+				// Of any age, from a cache that may be behind: a daemon that starts is not to go back to what was.
+				o.ResourceVersion, o.Limit = "", 0
+			}
 			st.note(func(h *health, now time.Time) { h.asked(st.name, now) })
 			list, err := r.list(ctx, o)
 			st.note(func(h *health, now time.Time) { h.answered(st.name, "list", err, now) })
@@ -142,7 +155,7 @@ func (st *store) run(ctx context.Context, r reader, example runtime.Object) {
 			}
 			return watch.Filter(w, st.observe), nil
 		},
-	}
+	}}
 	// The health says what matters, once; client-go would say it at each attempt.
 	logger := klog.Logger(logr.Discard())
 	reflector := cache.NewReflectorWithOptions(lw, example, st, cache.ReflectorOptions{

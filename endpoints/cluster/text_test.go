@@ -25,7 +25,6 @@ func asJSON(text []byte) (*declared, error) {
 			UID             types.UID
 			ResourceVersion string
 			Generation      int64
-			Annotations     map[string]string
 		}
 		Spec   json.RawMessage
 		Status endpoints.Decision
@@ -44,9 +43,6 @@ func asJSON(text []byte) (*declared, error) {
 	out := &declared{spec: in.Spec, ObjectMeta: metav1.ObjectMeta{
 		Name: in.Metadata.Name, Namespace: in.Metadata.Namespace, UID: in.Metadata.UID, ResourceVersion: in.Metadata.ResourceVersion, Generation: in.Metadata.Generation,
 	}}
-	if end, ok := in.Metadata.Annotations[metav1.InitialEventsAnnotationKey]; ok {
-		out.Annotations = map[string]string{metav1.InitialEventsAnnotationKey: end}
-	}
 	if s := status.Status; s.Active != "" {
 		out.decision = &endpoints.Decision{
 			Number: s.Decision, Active: s.Active, Previous: s.Previous, Retiring: s.Retiring, Candidate: s.Candidate, Weight: s.Weight, Phase: s.Phase, Rollback: s.Rollback,
@@ -57,7 +53,7 @@ func asJSON(text []byte) (*declared, error) {
 
 var texts = []string{
 	wireGood, wireWrong, wireEmpty, `{}`, ` { } `, `{"metadata":{}}`, `{"metadata":null,"spec":null,"status":null}`,
-	`{"metadata":{"name":"a\\"b\\\\","annotations":{"k8s.io/initial-events-end":"true","x":"y"}},"spec":{"a":[1,{"b":"]}\\""}]}}`,
+	`{"metadata":{"name":"a\\"b\\\\","annotations":{"x":"y"}},"spec":{"a":[1,{"b":"]}\\""}]}}`,
 	`{"spec":[],"status":{"active":"v2","decision":7,"previous":"v1","retiring":"v1","candidate":"v3","weight":50,"phase":"Stepping","rollback":true,"conditions":[{"a":1e3},-2,true]}}`,
 	"{\n  \"metadata\": {\n    \"name\": \"a\"\n  }\n}",
 	`{"metadata":{"name":"é 😀 \\u00e9"}}`,

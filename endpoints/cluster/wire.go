@@ -26,7 +26,7 @@ import (
 // declared is a VirtualServer as the API server has it.
 type declared struct {
 	metav1.TypeMeta
-	metav1.ObjectMeta // Name, Namespace, UID, Generation, ResourceVersion, and a bookmark's Annotations
+	metav1.ObjectMeta // Name, Namespace, UID, Generation, ResourceVersion
 	spec              json.RawMessage
 	decision          *endpoints.Decision
 }
@@ -67,16 +67,6 @@ func (d *declared) readMeta(t *jsontext.Text) error {
 			return t.Value(&d.ResourceVersion)
 		case "generation":
 			return t.Value(&d.Generation)
-		case "annotations":
-			return t.Object(func(key []byte) error {
-				if string(key) != metav1.InitialEventsAnnotationKey {
-					return t.Skip()
-				}
-				var value string
-				err := t.Value(&value)
-				d.Annotations = map[string]string{string(key): value}
-				return err
-			})
 		}
 		return t.Skip()
 	})

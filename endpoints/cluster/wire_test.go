@@ -51,7 +51,7 @@ func TestReadVirtualServers(t *testing.T) {
 
 func TestWatchVirtualServers(t *testing.T) {
 	stream := newEvents(io.NopCloser(strings.NewReader(`{"type":"ADDED","object":` + wireGood + "}\n" +
-		`{"type":"BOOKMARK","object":{"kind":"VirtualServer","metadata":{"resourceVersion":"8","annotations":{"k8s.io/initial-events-end":"true"}}}}` + "\n" +
+		`{"type":"BOOKMARK","object":{"kind":"VirtualServer","metadata":{"resourceVersion":"8"}}}` + "\n" +
 		`{"type":"DELETED","object":` + wireWrong + "}\n" +
 		`{"type":"ERROR","object":{"kind":"Status","status":"Failure","message":"too old","reason":"Expired","code":410}}` + "\n" +
 		`{"type":"STRANGE","object":{}}`)))
@@ -63,9 +63,7 @@ func TestWatchVirtualServers(t *testing.T) {
 		return object
 	}
 	require.Equal(t, "myapp", next(watch.Added).(*declared).Name)
-	bookmark := next(watch.Bookmark).(*declared)
-	require.Equal(t, "8", bookmark.ResourceVersion)
-	require.Equal(t, "true", bookmark.Annotations[metav1.InitialEventsAnnotationKey])
+	require.Equal(t, "8", next(watch.Bookmark).(*declared).ResourceVersion)
 	require.Equal(t, "wrong", next(watch.Deleted).(*declared).Name)
 	require.True(t, apierrors.IsResourceExpired(statusError(next(watch.Error).(*metav1.Status))))
 	_, _, err := stream.Decode()
