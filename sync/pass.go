@@ -27,24 +27,24 @@ type kernel struct {
 }
 
 // plan is what one round is about to do, in the order of its fields: what has to be there before
-// packets come is first.
+// packets come is first. The addresses are last: at one that the node holds and that has no virtual server, it refuses connections.
 type plan struct {
 	sysctls   []node.SysctlDiff
-	device    []node.DeviceOp
 	nft       []nft.Op
 	ipvs      []ipvs.Op
+	device    []node.DeviceOp
 	conflicts []Conflict
 }
 
-func (p plan) empty() bool { return len(p.sysctls)+len(p.device)+len(p.nft)+len(p.ipvs) == 0 }
+func (p plan) empty() bool { return len(p.sysctls)+len(p.nft)+len(p.ipvs)+len(p.device) == 0 }
 
 // Ops are the plan's ops in order, each printing as the command that it equals.
 func (p plan) Ops() []fmt.Stringer {
 	var ops []fmt.Stringer
 	ops = appendOps(ops, p.sysctls)
-	ops = appendOps(ops, p.device)
 	ops = appendOps(ops, p.nft)
-	return appendOps(ops, p.ipvs)
+	ops = appendOps(ops, p.ipvs)
+	return appendOps(ops, p.device)
 }
 
 func appendOps[T fmt.Stringer](ops []fmt.Stringer, more []T) []fmt.Stringer {
@@ -251,8 +251,7 @@ func (r *Reconciler) noteConflicts(found []Conflict, what *touched) []Conflict {
 	return slices.SortedFunc(maps.Values(r.conflicts), func(a, b Conflict) int { return compareKeys(a.Key, b.Key) })
 }
 
-// apply runs a plan: what has to be there before packets come, then the virtual servers. What fails
-// is joined and does not keep the rest from being done.
+// apply runs a plan, in its order. What fails is joined and does not keep the rest from being done.
 func (r *Reconciler) apply(ctx context.Context, p plan) error {
 	started := time.Now()
 	if r.Log.WithFields(nil).Logger.IsLevelEnabled(logrus.DebugLevel) {
@@ -272,11 +271,6 @@ func (r *Reconciler) apply(ctx context.Context, p plan) error {
 			failed = append(failed, err)
 		}
 	}
-	if len(p.device) > 0 {
-		if err := r.Node.ApplyDevice(p.device); err != nil {
-			failed = append(failed, err)
-		}
-	}
 	if len(p.nft) > 0 {
 		if err := r.NFT.Commit(p.nft); err != nil {
 			failed = append(failed, fmt.Errorf("writing the nftables table: %w", err))
@@ -292,6 +286,11 @@ func (r *Reconciler) apply(ctx context.Context, p plan) error {
 		// Our own changes are read back one by one. If the count has moved by others too, it stays apart.
 		if after, _ := r.count(); before == r.table.asOf && after-before == ipvs.PerCall*uint64(len(p.ipvs)) {
 			r.table.asOf = after
+		}
+	}
+	if len(p.device) > 0 {
+		if err := r.Node.ApplyDevice(p.device); err != nil {
+			failed = append(failed, err)
 		}
 	}
 	r.Log.WithField("ops", len(p.ipvs)+len(p.nft)+len(p.device)+len(p.sysctls)).

@@ -128,6 +128,46 @@ func (b *bench) busy(colour, n int) {
 	}
 }
 
+// addressed says, at each address that comes or goes, whether a virtual server has it.
+type addressed struct {
+	*node.Fake
+	t      *testing.T
+	kernel *ipvs.Fake
+	ops    []string
+}
+
+func (a *addressed) ApplyDevice(ops []node.DeviceOp) error {
+	for _, op := range ops {
+		if op.Verb != node.AddAddress && op.Verb != node.DelAddress && op.Verb != node.DelDevice {
+			continue
+		}
+		served := false
+		for key := range tableOf(a.t, a.kernel) {
+			served = served || key.Addr == op.Addr.Addr() || op.Verb == node.DelDevice && key.Addr == netip.MustParseAddr("10.96.0.10")
+		}
+		a.ops = append(a.ops, fmt.Sprintf("%s: %v", op, served))
+	}
+	return a.Fake.ApplyDevice(ops)
+}
+
+// TestNoAddressWithoutVirtualServer: a node refuses connections to an address that it has and does not serve.
+func TestNoAddressWithoutVirtualServer(t *testing.T) {
+	b := newBench(t, t.TempDir())
+	a := &addressed{Fake: b.node, t: t, kernel: b.kernel}
+	b.Node = a
+	b.declare(t, server("v1", map[string]int{"v1": 2}))
+	assert.Equal(t, []string{"ip addr add 10.96.0.10/32 dev pointsman0 scope host: true"}, a.ops)
+	a.ops = nil
+	b.busy(1, 1)
+	b.declare(t)
+	assert.Empty(t, a.ops, "it drains")
+	for key := range tableOf(t, b.kernel) {
+		b.kernel.SetReal(key, ipvs.RealKey{Addr: netip.MustParseAddr("10.244.1.1"), Port: 8080}, ipvs.RealInfo{})
+	}
+	b.declare(t)
+	assert.Equal(t, []string{"ip link del pointsman0: false"}, a.ops)
+}
+
 func TestPassServesTheActiveColourEveryWayIn(t *testing.T) {
 	b := newBench(t, t.TempDir())
 	status := b.declare(t, server("v1", map[string]int{"v1": 2, "v2": 1}))
