@@ -58,8 +58,13 @@ func appendOps[T fmt.Stringer](ops []fmt.Stringer, more []T) []fmt.Stringer {
 // deletes: a real server that has drained serves no more either way.
 func (r *Reconciler) pending(p plan) map[types.NamespacedName]bool {
 	out := make(map[types.NamespacedName]bool, len(p.conflicts))
+	var of ipvs.Key // that v is of: ops on one virtual server follow one another
+	var v *VirtualServer
 	for _, op := range p.ipvs {
-		if v := r.want(op.Service.Key); v != nil && op.Verb != ipvs.DelReal {
+		if op.Service.Key != of {
+			of, v = op.Service.Key, r.want(op.Service.Key)
+		}
+		if v != nil && op.Verb != ipvs.DelReal {
 			out[v.Owner] = true
 		}
 	}
