@@ -94,12 +94,13 @@ type Reconciler struct {
 	NFT    NFT
 	Node   Node
 	Source Source
-	// Changes is nil where the kernel does not count them. OpenChanges, when not nil, gives it after the first pass, which
-	// has the most to write: each write that is counted costs more.
-	Changes     Changes
-	OpenChanges func() Changes
+	// Changes is nil where the kernel does not count them.
+	Changes Changes
 	// RulesChanged tells that NFT.Generation may give another answer; nil where nothing does.
 	RulesChanged <-chan struct{}
+	// Listen, when not nil, sets Changes and RulesChanged after the first pass, which has the most to write: each write that is told of
+	// costs more, and an element of nftables seven times as much.
+	Listen func() error
 	// NodeChanged tells that Node.Addresses or Node.ReadDevice may give another answer; nil where nothing does.
 	NodeChanged <-chan struct{}
 	// Prober and Calls are what rollouts want beside the kernel; nil where there is none. CallsAnswered tells of answers.
@@ -192,12 +193,14 @@ func (r *Reconciler) Run(ctx context.Context) error {
 			continue
 		}
 		next := time.Now().Add(r.pass(ctx, stale))
-		if r.OpenChanges != nil {
-			if r.Changes = r.OpenChanges(); r.Changes != nil {
-				tableChanged = r.Changes.Changed()
-				r.table.at, next = nil, time.Now() // nobody has counted what changed until now
+		if r.Listen != nil {
+			if err := r.Listen(); err != nil {
+				return err
 			}
-			r.OpenChanges = nil
+			if r.Changes != nil {
+				tableChanged = r.Changes.Changed()
+			}
+			r.Listen, r.table.at, next = nil, nil, time.Now() // nobody has told of what changed until now
 		}
 		if !stale || next.Before(due) || !due.After(time.Now()) {
 			due = next

@@ -853,41 +853,53 @@ func (o opened) Count() (uint64, error) {
 	return n - o.from, err
 }
 
-// What changed before anybody counted is found as soon as somebody does.
-func TestChangesBeforeTheyWereCounted(t *testing.T) {
+// What changed before anybody listened is found as soon as somebody does.
+func TestChangesBeforeTheyWereToldOf(t *testing.T) {
 	b := newBench(t, t.TempDir())
 	k := told{b.kernel, make(chan struct{}, 1)}
 	key := ipvs.Key{Protocol: ipvs.TCP, Addr: netip.MustParseAddr("10.96.0.10"), Port: 80}
-	b.IPVS, b.Changes, b.NodeChanged, b.RulesChanged = k, nil, make(chan struct{}), make(chan struct{})
+	b.IPVS, b.Changes, b.NodeChanged = k, nil, make(chan struct{})
+	rules := make(chan struct{})
+	ctx, cancel := context.WithCancel(context.Background())
 	harmed := make(chan time.Time, 1)
-	b.OpenChanges = func() Changes {
-		require.NoError(t, k.Apply(context.Background(), []ipvs.Op{{Verb: ipvs.DelService, Service: ipvs.Service{Key: key}}}))
+	b.Listen = func() error {
+		require.NoError(t, k.Apply(ctx, []ipvs.Op{{Verb: ipvs.DelService, Service: ipvs.Service{Key: key}}}))
+		require.NoError(t, b.rules.Delete())
 		harmed <- time.Now()
 		from, err := k.Count()
-		require.NoError(t, err)
-		return opened{k, from}
+		b.Changes, b.RulesChanged = opened{k, from}, rules
+		return err
 	}
 	b.source.snap = &endpoints.Snapshot{Servers: []endpoints.Server{server("v1", map[string]int{"v1": 2})}}
-	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() { done <- b.Run(ctx) }()
 	at := <-harmed
-	for {
-		if reals, err := k.RealServers(ctx, key); err == nil && len(reals) == 2 {
-			break
-		}
-		require.Less(t, time.Since(at), time.Minute)
-		time.Sleep(time.Millisecond)
+	repaired := func() {
+		t.Helper()
+		require.Eventually(t, func() bool {
+			reals, err := k.RealServers(ctx, key)
+			_, state, readErr := b.rules.Read()
+			return err == nil && len(reals) == 2 && readErr == nil && state.Intact
+		}, time.Minute, time.Millisecond)
 	}
+	repaired()
 	require.Less(t, time.Since(at), restInterval/2, "it was found by chance")
+	at = time.Now()
 	k.harm(t, key) // and what is told from then on
-	for {
-		if reals, err := k.RealServers(ctx, key); err == nil && len(reals) == 2 {
-			break
-		}
-		require.Less(t, time.Since(at), time.Minute)
-		time.Sleep(time.Millisecond)
-	}
+	repaired()
+	require.NoError(t, b.rules.Delete())
+	rules <- struct{}{}
+	repaired()
+	require.Less(t, time.Since(at), restInterval/2, "it was found by chance")
 	cancel()
 	require.NoError(t, <-done)
+}
+
+// TestListenFails: a daemon that would not be told of changes is to say so, and not to go on deaf.
+func TestListenFails(t *testing.T) {
+	b := newBench(t, t.TempDir())
+	deaf := errors.New("deaf")
+	b.Listen = func() error { return deaf }
+	b.source.snap = &endpoints.Snapshot{Servers: []endpoints.Server{server("v1", map[string]int{"v1": 2})}}
+	require.ErrorIs(t, b.Run(b.ctx), deaf)
 }

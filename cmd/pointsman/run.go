@@ -216,22 +216,23 @@ func (s *settings) watchKernel(r *sync.Reconciler) (func(), error) {
 	if r.NodeChanged, err = r.Node.Changed(); err != nil {
 		return nil, err
 	}
-	if _, missing := r.NFT.(nft.Missing); !missing {
-		rules, err := nft.OpenWatch()
-		if err != nil {
-			return nil, err
+	r.Listen = func() error {
+		if _, missing := r.NFT.(nft.Missing); !missing {
+			rules, err := nft.OpenWatch()
+			if err != nil {
+				return err
+			}
+			opened.add(rules)
+			r.RulesChanged = rules.Changed()
 		}
-		opened.add(rules)
-		r.RulesChanged = rules.Changed()
-	}
-	r.OpenChanges = func() sync.Changes {
 		changes, err := ipvs.OpenChanges()
 		if err != nil {
 			s.log.WithError(err).Warn("changes of IPVS are not told by the kernel, so its table is read again and again, which costs time with many real servers")
 			return nil
 		}
 		opened.add(changes)
-		return changes
+		r.Changes = changes
+		return nil
 	}
 	return opened.close, nil
 }
