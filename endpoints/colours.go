@@ -16,7 +16,7 @@ type colourFunc func(slice *EndpointSlice, e *SliceEndpoint) string
 // asked, if there is anyone to ask.
 func colourOf(label string, podColour PodColour) colourFunc {
 	return func(slice *EndpointSlice, e *SliceEndpoint) string {
-		if colour := slice.Labels[label]; colour != "" {
+		if colour := slice.label(label); colour != "" {
 			return colour
 		}
 		if pod, ok := podOf(slice, e); ok && podColour != nil {

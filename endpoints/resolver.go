@@ -7,7 +7,6 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
 
@@ -149,7 +148,7 @@ func (r *Resolver) Service(name types.NamespacedName) *corev1.Service {
 // SetSlice adds a slice or replaces the one of its name.
 func (r *Resolver) SetSlice(slice EndpointSlice) {
 	key := types.NamespacedName{Namespace: slice.Namespace, Name: slice.Name}
-	of := types.NamespacedName{Namespace: slice.Namespace, Name: slice.Labels[discoveryv1.LabelServiceName]}
+	of := types.NamespacedName{Namespace: slice.Namespace, Name: slice.Service}
 	if r.slices[key] != nil && (of.Name == "" || r.slices[key] != r.services[of]) {
 		r.DeleteSlice(key)
 	}
@@ -176,7 +175,7 @@ func (r *Resolver) SliceOf(key types.NamespacedName) types.NamespacedName {
 		return types.NamespacedName{}
 	}
 	at, _ := b.find(key.Name)
-	return types.NamespacedName{Namespace: key.Namespace, Name: b.slices[at].Labels[discoveryv1.LabelServiceName]}
+	return types.NamespacedName{Namespace: key.Namespace, Name: b.slices[at].Service}
 }
 
 // DeleteSlice forgets one.
@@ -194,7 +193,7 @@ func (r *Resolver) DeleteSlice(key types.NamespacedName) {
 	r.forgetPods(b, &slice)
 	b.slices = slices.Delete(b.slices, at, at+1)
 	r.touch(b)
-	r.tidy(types.NamespacedName{Namespace: slice.Namespace, Name: slice.Labels[discoveryv1.LabelServiceName]}, b)
+	r.tidy(types.NamespacedName{Namespace: slice.Namespace, Name: slice.Service}, b)
 }
 
 // PodChanged says that PodColour may answer otherwise about a Pod. It tells whether that matters.

@@ -11,8 +11,9 @@ import (
 // they exist; as [discoveryv1.EndpointSlice] they are three times the size, and five with Pods.
 type EndpointSlice struct {
 	Namespace, Name string
+	Service         string // that its label names; "" for none
 	Source          string
-	Labels          map[string]string
+	Labels          map[string]string // whether or not that one is among them; it may be shared, and is not changed
 	AddressType     discoveryv1.AddressType
 	Ports           []SlicePort
 	Endpoints       []SliceEndpoint
@@ -36,7 +37,10 @@ type SliceEndpoint struct {
 
 // NewEndpointSlice takes what matters of a slice.
 func NewEndpointSlice(s *discoveryv1.EndpointSlice, source string) EndpointSlice {
-	out := EndpointSlice{Namespace: s.Namespace, Name: s.Name, Source: source, Labels: s.Labels, AddressType: s.AddressType}
+	out := EndpointSlice{
+		Namespace: s.Namespace, Name: s.Name, Service: s.Labels[discoveryv1.LabelServiceName],
+		Source: source, Labels: s.Labels, AddressType: s.AddressType,
+	}
 	for i := range s.Ports {
 		p := &s.Ports[i]
 		out.AddPort(valueOr(p.Name, ""), string(valueOr(p.Protocol, "")), int64(valueOr(p.Port, 0)))
@@ -58,6 +62,14 @@ func NewEndpointSlice(s *discoveryv1.EndpointSlice, source string) EndpointSlice
 		})
 	}
 	return out
+}
+
+// label is the value of a label of the slice.
+func (s *EndpointSlice) label(key string) string {
+	if key == discoveryv1.LabelServiceName {
+		return s.Service
+	}
+	return s.Labels[key]
 }
 
 // AddPort adds a port, of which the name and the protocol may be "" and the number be none.

@@ -105,7 +105,9 @@ func (r sliceReader) readInto(s *slice, message []byte) error {
 
 func (r sliceReader) readMeta(s *slice, message []byte) error {
 	m := &s.ObjectMeta
-	return fields(message, func(f field) error {
+	var room [8]label
+	labels := room[:0]
+	err := fields(message, func(f field) error {
 		switch f.number {
 		case 1:
 			m.Name = string(f.bytes)
@@ -115,14 +117,17 @@ func (r sliceReader) readMeta(s *slice, message []byte) error {
 			m.ResourceVersion = string(f.bytes)
 		case 11:
 			return r.readEntry(f.bytes, func(key, value []byte) {
-				if s.of.Labels == nil {
-					s.of.Labels = map[string]string{}
+				if string(key) == discoveryv1.LabelServiceName {
+					s.of.Service = string(value)
+					return
 				}
-				s.of.Labels[r.names.of(key)] = r.names.of(value)
+				labels = append(labels, label{r.names.of(key), r.names.of(value)})
 			})
 		}
 		return nil
 	})
+	s.of.Labels = r.names.set(labels)
+	return err
 }
 
 // readEntry reads an entry of a map.

@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -101,9 +103,13 @@ func ptrTo[T any](v T) *T { return &v }
 // alike compares what was read with what Kubernetes' own types say.
 func alike(t require.TestingT, want *discoveryv1.EndpointSlice, got *slice) {
 	expected := endpoints.NewEndpointSlice(want, sliceNames.source)
-	require.Equal(t, len(expected.Labels), len(got.of.Labels))
 	for k, v := range expected.Labels {
-		require.Equal(t, v, got.of.Labels[k])
+		if k != discoveryv1.LabelServiceName {
+			require.Equal(t, v, got.of.Labels[k])
+		}
+	}
+	for k := range got.of.Labels {
+		require.Contains(t, expected.Labels, k)
 	}
 	expected.Labels, got.of.Labels = nil, nil
 	require.ElementsMatch(t, expected.Ports, got.of.Ports)
@@ -220,4 +226,20 @@ func BenchmarkReadSlices(b *testing.B) {
 			}
 		}
 	}
+}
+
+// TestLabelSets: one map for all that have the same labels, in whatever order they come, and no other.
+func TestLabelSets(t *testing.T) {
+	var n names
+	same := func(a, b map[string]string) bool { return reflect.ValueOf(a).Pointer() == reflect.ValueOf(b).Pointer() }
+	one := n.set([]label{{"app", "shop"}, {"version", "v1"}})
+	require.Equal(t, map[string]string{"app": "shop", "version": "v1"}, one)
+	require.True(t, same(one, n.set([]label{{"version", "v1"}, {"app", "shop"}})))
+	for _, other := range [][]label{
+		{{"app", "shop"}}, {{"app", "shop"}, {"version", "v2"}}, {{"apps", "hop"}, {"version", "v1"}}, {{"app", "shopversionv1"}},
+	} {
+		require.False(t, same(one, n.set(slices.Clone(other))), "%v", other)
+		require.Len(t, n.set(other), len(other))
+	}
+	require.Nil(t, n.set(nil))
 }

@@ -3,6 +3,8 @@ package cluster
 import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/pointsman/pointsman/endpoints"
 )
 
 // Objects are kept for as long as they exist, on every node, so what is not read is dropped at once.
@@ -10,8 +12,12 @@ import (
 
 func (c *client) trimService(obj any) (any, error) {
 	if svc, ok := obj.(*corev1.Service); ok {
-		c.names.trimMeta(&svc.ObjectMeta)
-		svc.Spec.Selector, svc.Status.Conditions = nil, nil
+		m := metav1.ObjectMeta{Name: svc.Name, Namespace: c.names.ofString(svc.Namespace)}
+		if value, ok := svc.Labels[endpoints.ServiceProxyLabel]; ok {
+			m.Labels = c.names.set([]label{{endpoints.ServiceProxyLabel, value}})
+		}
+		svc.ObjectMeta = m
+		svc.Spec.Selector, svc.Spec.IPFamilyPolicy, svc.Status.Conditions = nil, nil, nil
 	}
 	return obj, nil
 }
