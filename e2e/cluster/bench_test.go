@@ -80,7 +80,7 @@ func TestClusterBench(t *testing.T) {
 	b.handOver()
 	oursFirst := b.begin(c.Node("node02"), "pointsman", pointsman)
 	oursFirst.end()
-	c.kubectl("delete", "nodereport", "node02") // as if that node were gone: one node is measured
+	c.kubectl("delete", "nodereport", "node02", "--ignore-not-found") // as if that node were gone: one node is measured
 	time.Sleep(time.Until(cleared.Add(trash)))
 	ours := b.measure(n, "pointsman", 60, pointsman)
 
