@@ -183,9 +183,9 @@ func fill(o Objects) (*Resolver, map[types.NamespacedName]string) {
 		for i := range slice.Endpoints {
 			pod := types.NamespacedName{Namespace: slice.Namespace, Name: slice.Endpoints[i].Addr.String()}
 			slice.Endpoints[i].Pod = pod.Name
-			pods[pod] = slice.Labels["version"]
+			pods[pod] = slice.label("version")
 		}
-		delete(slice.Labels, "version")
+		slice.Labels = slices.DeleteFunc(slice.Labels, func(l Label) bool { return l.Key == "version" })
 		r.SetSlice(slice)
 	}
 	for _, vs := range o.VirtualServers {

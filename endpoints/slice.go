@@ -11,13 +11,16 @@ import (
 // they exist; as [discoveryv1.EndpointSlice] they are three times the size, and five with Pods.
 type EndpointSlice struct {
 	Namespace, Name string
-	Service         string // that its label names; "" for none
 	Source          string
-	Labels          map[string]string // whether or not that one is among them; it may be shared, and is not changed
+	Service         string  // that its label names; "" for none
+	Labels          []Label // the others, of which there are few
 	AddressType     discoveryv1.AddressType
 	Ports           []SlicePort
 	Endpoints       []SliceEndpoint
 }
+
+// Label is one of a slice.
+type Label struct{ Key, Value string }
 
 // SlicePort is a port that all endpoints of a slice have. One that is not a port number is not among them.
 type SlicePort struct {
@@ -37,9 +40,9 @@ type SliceEndpoint struct {
 
 // NewEndpointSlice takes what matters of a slice.
 func NewEndpointSlice(s *discoveryv1.EndpointSlice, source string) EndpointSlice {
-	out := EndpointSlice{
-		Namespace: s.Namespace, Name: s.Name, Service: s.Labels[discoveryv1.LabelServiceName],
-		Source: source, Labels: s.Labels, AddressType: s.AddressType,
+	out := EndpointSlice{Namespace: s.Namespace, Name: s.Name, Source: source, AddressType: s.AddressType}
+	for key, value := range s.Labels {
+		out.AddLabel(key, value)
 	}
 	for i := range s.Ports {
 		p := &s.Ports[i]
@@ -64,12 +67,26 @@ func NewEndpointSlice(s *discoveryv1.EndpointSlice, source string) EndpointSlice
 	return out
 }
 
-// label is the value of a label of the slice.
+// label is the value of a label, "" for one that it has not.
 func (s *EndpointSlice) label(key string) string {
 	if key == discoveryv1.LabelServiceName {
 		return s.Service
 	}
-	return s.Labels[key]
+	for _, l := range s.Labels {
+		if l.Key == key {
+			return l.Value
+		}
+	}
+	return ""
+}
+
+// AddLabel adds a label that it has not.
+func (s *EndpointSlice) AddLabel(key, value string) {
+	if key == discoveryv1.LabelServiceName {
+		s.Service = value
+	} else {
+		s.Labels = append(s.Labels, Label{key, value})
+	}
 }
 
 // AddPort adds a port, of which the name and the protocol may be "" and the number be none.

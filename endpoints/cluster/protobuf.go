@@ -105,9 +105,7 @@ func (r sliceReader) readInto(s *slice, message []byte) error {
 
 func (r sliceReader) readMeta(s *slice, message []byte) error {
 	m := &s.ObjectMeta
-	var room [8]label
-	labels := room[:0]
-	err := fields(message, func(f field) error {
+	return fields(message, func(f field) error {
 		switch f.number {
 		case 1:
 			m.Name = string(f.bytes)
@@ -116,24 +114,17 @@ func (r sliceReader) readMeta(s *slice, message []byte) error {
 		case 6:
 			m.ResourceVersion = string(f.bytes)
 		case 11:
-			return r.readEntry(f.bytes, func(key, value []byte) {
-				if string(key) == discoveryv1.LabelServiceName {
-					s.of.Service = string(value)
-					return
-				}
-				labels = append(labels, label{r.names.of(key), r.names.of(value)})
-			})
+			key, value, err := readEntry(f.bytes)
+			s.of.AddLabel(r.names.of(key), r.names.of(value))
+			return err
 		}
 		return nil
 	})
-	s.of.Labels = r.names.set(labels)
-	return err
 }
 
 // readEntry reads an entry of a map.
-func (r sliceReader) readEntry(message []byte, take func(key, value []byte)) error {
-	var key, value []byte
-	err := fields(message, func(f field) error {
+func readEntry(message []byte) (key, value []byte, err error) {
+	err = fields(message, func(f field) error {
 		switch f.number {
 		case 1:
 			key = f.bytes
@@ -142,10 +133,7 @@ func (r sliceReader) readEntry(message []byte, take func(key, value []byte)) err
 		}
 		return nil
 	})
-	if err == nil {
-		take(key, value)
-	}
-	return err
+	return key, value, err
 }
 
 func (r sliceReader) readEndpoint(s *endpoints.EndpointSlice, message []byte) error {

@@ -87,13 +87,10 @@ func (r sliceReader) readList(text []byte) (*listOf[slice], error) {
 // convert is for what came in JSON.
 func (r sliceReader) convert(s *discoveryv1.EndpointSlice) *slice {
 	out := &slice{of: endpoints.NewEndpointSlice(s, r.source)}
-	labels := make([]label, 0, len(s.Labels))
-	for key, value := range s.Labels {
-		if key != discoveryv1.LabelServiceName {
-			labels = append(labels, label{key, value})
-		}
+	for i := range out.of.Labels {
+		l := &out.of.Labels[i]
+		l.Key, l.Value = r.names.ofString(l.Key), r.names.ofString(l.Value)
 	}
-	out.of.Labels = r.names.set(labels)
 	out.ObjectMeta = metav1.ObjectMeta{Name: s.Name, Namespace: s.Namespace, ResourceVersion: s.ResourceVersion}
 	return out
 }

@@ -10,11 +10,17 @@ import (
 // Objects are kept for as long as they exist, on every node, so what is not read is dropped at once.
 // Each trim changes the object in place.
 
+// ourLabel is what every Service has that is ours: once in memory, and not to be changed.
+var ourLabel = map[string]string{endpoints.ServiceProxyLabel: endpoints.ServiceProxyName}
+
 func (c *client) trimService(obj any) (any, error) {
 	if svc, ok := obj.(*corev1.Service); ok {
 		m := metav1.ObjectMeta{Name: svc.Name, Namespace: c.names.ofString(svc.Namespace)}
-		if value, ok := svc.Labels[endpoints.ServiceProxyLabel]; ok {
-			m.Labels = c.names.set([]label{{endpoints.ServiceProxyLabel, value}})
+		switch value, ok := svc.Labels[endpoints.ServiceProxyLabel]; {
+		case ok && value == endpoints.ServiceProxyName:
+			m.Labels = ourLabel
+		case ok:
+			m.Labels = map[string]string{endpoints.ServiceProxyLabel: value}
 		}
 		svc.ObjectMeta = m
 		svc.Spec.Selector, svc.Spec.IPFamilyPolicy, svc.Status.Conditions = nil, nil, nil
