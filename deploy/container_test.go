@@ -148,6 +148,8 @@ func (c container) run(t *testing.T, done func(output string) bool) string {
 		select {
 		case <-ended:
 		case <-time.After(30 * time.Second):
+			_ = exec.Command(runc, "--root", filepath.Join(bundle, "runc"), "kill", name, "QUIT").Run() // where it is, if it is still there
+			time.Sleep(time.Second)
 			_ = exec.Command(runc, "--root", filepath.Join(bundle, "runc"), "delete", "--force", name).Run()
 			t.Errorf("it did not end on SIGTERM\n%s", output())
 		}
