@@ -133,7 +133,10 @@ func (c container) run(t *testing.T, done func(output string) bool) string {
 	require.NoError(t, err)
 	defer log.Close()
 	name := fmt.Sprintf("pointsman-test-%d-%s", os.Getpid(), c.scheduler)
-	cmd := exec.Command(runc, "--root", filepath.Join(bundle, "runc"), "run", "--bundle", bundle, name)
+	call := func(args ...string) *exec.Cmd {
+		return exec.Command(runc, append([]string{"--root", filepath.Join(bundle, "runc")}, args...)...)
+	}
+	cmd := call("run", "--bundle", bundle, name)
 	cmd.Stdout, cmd.Stderr = log, log
 	require.NoError(t, cmd.Start())
 	ended := make(chan error, 1)
@@ -148,9 +151,9 @@ func (c container) run(t *testing.T, done func(output string) bool) string {
 		select {
 		case <-ended:
 		case <-time.After(30 * time.Second):
-			_ = exec.Command(runc, "--root", filepath.Join(bundle, "runc"), "kill", name, "QUIT").Run() // where it is, if it is still there
+			_ = call("kill", name, "QUIT").Run() // where it is, if it is still there
 			time.Sleep(time.Second)
-			_ = exec.Command(runc, "--root", filepath.Join(bundle, "runc"), "delete", "--force", name).Run()
+			_ = call("delete", "--force", name).Run()
 			t.Errorf("it did not end on SIGTERM\n%s", output())
 		}
 	}

@@ -128,7 +128,7 @@ func (b *bench) busy(colour, n int) {
 	}
 }
 
-// addressed says, at each address that comes or goes, whether a virtual server has it.
+// addressed says, when the ClusterIP comes or goes, whether a virtual server has it.
 type addressed struct {
 	*node.Fake
 	t      *testing.T
@@ -137,15 +137,11 @@ type addressed struct {
 }
 
 func (a *addressed) ApplyDevice(ops []node.DeviceOp) error {
+	_, served := tableOf(a.t, a.kernel)[ipvs.Key{Protocol: ipvs.TCP, Addr: netip.MustParseAddr("10.96.0.10"), Port: 80}]
 	for _, op := range ops {
-		if op.Verb != node.AddAddress && op.Verb != node.DelAddress && op.Verb != node.DelDevice {
-			continue
+		if op.Verb >= node.AddAddress { // those before make the device
+			a.ops = append(a.ops, fmt.Sprintf("%s: %v", op, served))
 		}
-		served := false
-		for key := range tableOf(a.t, a.kernel) {
-			served = served || key.Addr == op.Addr.Addr() || op.Verb == node.DelDevice && key.Addr == netip.MustParseAddr("10.96.0.10")
-		}
-		a.ops = append(a.ops, fmt.Sprintf("%s: %v", op, served))
 	}
 	return a.Fake.ApplyDevice(ops)
 }
