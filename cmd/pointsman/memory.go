@@ -30,6 +30,7 @@ type collector struct {
 	gaps   uint64 // bytes that stayed when it was last tidied
 	tidied uint64 // bytes that had been allocated then, ever
 	seen   uint64 // the same, when it was last looked
+	amid   bool   // it was last tidied in the middle of work
 }
 
 func newCollector(served <-chan struct{}) *collector {
@@ -58,23 +59,27 @@ func (c *collector) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C:
-			if h := readHeap(); c.untidy(h) {
+			h := readHeap()
+			if c.untidy(h) {
+				c.amid = !c.calm(h)
 				debug.FreeOSMemory()
 				h = readHeap()
-				c.gaps, c.tidied, c.seen = h.unused, h.allocated, h.allocated
-			} else {
-				c.seen = h.allocated
+				c.gaps, c.tidied = h.unused, h.allocated
 			}
+			c.seen = h.allocated
 		}
 	}
 }
 
-// untidy says whether it is time to tidy: much is unused; or work has ended, in the middle of which it was tidied last, so that what stayed
-// then says little.
+// untidy says whether it is time to tidy: much is unused; or work has ended, of which there was much since, or in the middle of which
+// it was tidied last, so that what stayed then says little.
 func (c *collector) untidy(h heap) bool {
-	calm := h.allocated-c.seen < tidyFrom
-	return h.unused > c.gaps+max(tidyFrom, h.live/10) || calm && h.allocated-c.tidied > max(tidyFrom, h.live/4)
+	return h.unused > c.gaps+max(tidyFrom, h.live/10) ||
+		c.calm(h) && (c.amid || h.allocated-c.tidied > max(tidyFrom, h.live/4))
 }
+
+// calm says that there was little work since it was last looked.
+func (c *collector) calm(h heap) bool { return h.allocated-c.seen < tidyFrom }
 
 // heap is its size in bytes.
 type heap struct {

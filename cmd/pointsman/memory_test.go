@@ -28,4 +28,7 @@ func TestUntidy(t *testing.T) {
 	}
 	c = collector{gaps: 4 * mb, tidied: 200 * mb, seen: 200 * mb}
 	require.False(t, c.untidy(heap{unused: 5 * mb, live: 20 * mb, allocated: 204 * mb}), "at rest little is allocated")
+	c = collector{gaps: 9 * mb, tidied: 100 * mb, seen: 102 * mb, amid: true}
+	require.False(t, c.untidy(heap{unused: 9 * mb, live: 20 * mb, allocated: 104 * mb}), "the work in the middle of which it was tidied goes on")
+	require.True(t, c.untidy(heap{unused: 9 * mb, live: 20 * mb, allocated: 103 * mb}), "it ended soon after")
 }
