@@ -12,6 +12,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/pointsman/pointsman/api/v1alpha1"
 	"github.com/pointsman/pointsman/endpoints/manifest"
 	"github.com/pointsman/pointsman/internal/atomicfile"
 )
@@ -93,7 +94,7 @@ func (a accepted) loadInForce() *Snapshot {
 	snap := &Snapshot{}
 	for line := range strings.Lines(string(data)) {
 		if namespace, name, ok := strings.Cut(strings.TrimSpace(line), "/"); ok {
-			snap.Servers = append(snap.Servers, Server{Key: types.NamespacedName{Namespace: namespace, Name: name}})
+			snap.Servers = append(snap.Servers, Server{Key: types.NamespacedName{Namespace: namespace, Name: name}, Spec: &v1alpha1.VirtualServerSpec{}})
 		}
 	}
 	return snap

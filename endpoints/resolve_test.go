@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"pgregory.net/rapid"
 
+	"github.com/pointsman/pointsman/api/v1alpha1"
 	"github.com/pointsman/pointsman/endpoints/manifest"
 )
 
@@ -222,7 +223,7 @@ func TestClaims(t *testing.T) {
 	}{
 		"first in order has the Service":  {same, nil, "b ServiceTaken"},
 		"who had the Service keeps it":    {same, only(fmt.Sprintf(server, "b", "sa") + nodePort("sa", 30080)), "a ServiceTaken"},
-		"keys alone tell who had it":      {same, &Snapshot{Servers: []Server{{Key: types.NamespacedName{Namespace: "default", Name: "b"}}}}, "a ServiceTaken"},
+		"keys alone tell who had it":      {same, &Snapshot{Servers: []Server{{Key: types.NamespacedName{Namespace: "default", Name: "b"}, Spec: &v1alpha1.VirtualServerSpec{}}}}, "a ServiceTaken"},
 		"first in order has the port":     {ports, nil, "b PortTaken"},
 		"who had the port keeps it":       {ports, only(a + b + nodePort("sa", 30081) + nodePort("sb", 30080)), "a PortTaken"},
 		"preview":                         {preview, nil, "b PortTaken"},

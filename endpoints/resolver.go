@@ -330,7 +330,7 @@ func claimsOf(s *Server) []claim {
 
 // resolve joins one VirtualServer with its Service and endpoints.
 func (r *Resolver) resolve(vs *VirtualServer) (Server, []SourceError) {
-	server := Server{Key: vs.Key(), Spec: *vs.Spec, Digest: vs.Digest, Generation: vs.Generation, UID: vs.UID, Decision: r.decisions[vs.Key()]}
+	server := Server{Key: vs.Key(), Spec: vs.Spec, Digest: vs.Digest, Generation: vs.Generation, UID: vs.UID, Decision: r.decisions[vs.Key()]}
 	if vs.Invalid != nil {
 		server.Refused = vs.Invalid
 		return server, nil

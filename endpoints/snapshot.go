@@ -47,8 +47,8 @@ type SourceError struct {
 // Server is one VirtualServer, resolved against its Service and EndpointSlices.
 type Server struct {
 	Key types.NamespacedName
-	// Spec is what the user declared, with defaults filled in.
-	Spec v1alpha1.VirtualServerSpec
+	// Spec is what the user declared, with defaults filled in. Never nil.
+	Spec *v1alpha1.VirtualServerSpec
 	// Digest identifies the declaration of the VirtualServer: hex SHA-256 of the manifest file's bytes, or
 	// UID/Generation in the API server. `switch --wait` knows by it that its edit was seen.
 	Digest string

@@ -141,7 +141,7 @@ func (r *Reconciler) madeOf(seen observation, passErr error, again map[types.Nam
 		now := observed{
 			key: s.Key, server: s, state: r.ledger.Rollouts[s.Key], pending: seen.pending[s.Key], failed: passErr != nil,
 			trouble: strings.Join(trouble[s.Key], "; "), undone: r.undone[s.Key],
-			keyed: r.keyedAs(s.Key, passErr != nil), probe: r.probed(s.Key, r.ledger.Rollouts[s.Key], &s.Spec), signs: r.signs(s.Key, r.ledger.Rollouts[s.Key], &s.Spec),
+			keyed: r.keyedAs(s.Key, passErr != nil), probe: r.probed(s.Key, r.ledger.Rollouts[s.Key], s.Spec), signs: r.signs(s.Key, r.ledger.Rollouts[s.Key], s.Spec),
 		}
 		before := r.status.byKey[s.Key]
 		if before != nil && again != nil && !again[s.Key] && before.sameBut(&now) {

@@ -62,7 +62,7 @@ func server(active string, ready map[string]int) endpoints.Server {
 			})
 		}
 	}
-	return endpoints.Server{Key: owner, Spec: vs.Spec, Digest: active, Ports: []endpoints.Port{p}}
+	return endpoints.Server{Key: owner, Spec: &vs.Spec, Digest: active, Ports: []endpoints.Port{p}}
 }
 
 func newBench(t *testing.T, stateDir string) *bench {
@@ -93,7 +93,11 @@ func (b *bench) restart(t *testing.T) {
 
 // declare makes passes over what is declared now, until rollouts wait for something else.
 func (b *bench) declare(t *testing.T, servers ...endpoints.Server) *Status {
-	b.source.snap = &endpoints.Snapshot{Servers: slices.Clone(servers)} // a Snapshot never changes
+	servers = slices.Clone(servers) // a Snapshot never changes
+	for i := range servers {
+		servers[i].Spec = servers[i].Spec.DeepCopy()
+	}
+	b.source.snap = &endpoints.Snapshot{Servers: servers}
 	b.settle()
 	status, err := LoadStatus(b.StateDir)
 	require.NoError(t, err)

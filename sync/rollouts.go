@@ -62,7 +62,7 @@ func (r *Reconciler) decide(s *endpoints.Server, before rollout.State, now time.
 		var status v1alpha1.VirtualServerStatus
 		after.Into(&status)
 		status.Colours = Colours(s)
-		if next := r.Calls.Want(s.Key, want, &s.Spec, &status); due.IsZero() || !next.IsZero() && next.Before(due) {
+		if next := r.Calls.Want(s.Key, want, s.Spec, &status); due.IsZero() || !next.IsZero() && next.Before(due) {
 			due = next
 		}
 	}
@@ -111,7 +111,7 @@ func (r *Reconciler) followed(s *endpoints.Server, before rollout.State, now tim
 
 // rolloutInput is what the machine is told: this node is the only one.
 func (r *Reconciler) rolloutInput(s *endpoints.Server, now time.Time) rollout.Input {
-	in := rollout.Input{Now: now, Spec: &s.Spec, Colours: Counts(s), Nodes: []rollout.Node{{Name: r.NodeName}}}
+	in := rollout.Input{Now: now, Spec: s.Spec, Colours: Counts(s), Nodes: []rollout.Node{{Name: r.NodeName}}}
 	if r.Calls != nil {
 		in.Answers, in.Query = r.Calls.Answers(s.Key)
 	}
@@ -120,7 +120,7 @@ func (r *Reconciler) rolloutInput(s *endpoints.Server, now time.Time) rollout.In
 		return in
 	}
 	self, of := &in.Nodes[0], &o.status
-	self.Decision, self.Staged, self.Weight, self.Probe, self.Signs = of.Decision, of.Staged, of.Weight, r.probed(s.Key, o.state, &s.Spec), of.Signs
+	self.Decision, self.Staged, self.Weight, self.Probe, self.Signs = of.Decision, of.Staged, of.Weight, r.probed(s.Key, o.state, s.Spec), of.Signs
 	if of.Verified {
 		self.Serving = of.Status.Active
 	}
@@ -154,7 +154,7 @@ func (r *Reconciler) probe() {
 	}
 	want := map[string]probe.Target{}
 	for key, s := range r.inForce {
-		if colour, how := r.ledger.Rollouts[key].Probing(&s.Spec); colour != "" {
+		if colour, how := r.ledger.Rollouts[key].Probing(s.Spec); colour != "" {
 			want[key.String()+" "+colour] = probe.Target{Probe: how, Endpoints: probed(s, colour, how)}
 		}
 	}

@@ -67,9 +67,9 @@ func TestStepsAndRollback(t *testing.T) {
 		s := server(active, map[string]int{"v1": 2, "v2": v2})
 		s.Spec.Switch.Steps = []v1alpha1.Step{{Weight: 10, Hold: &metav1.Duration{Duration: time.Hour}}}
 		s.Spec.Switch.Observe = &v1alpha1.Observe{}
-		vs := v1alpha1.VirtualServer{Spec: s.Spec}
+		vs := v1alpha1.VirtualServer{Spec: *s.Spec}
 		v1alpha1.Default(&vs)
-		s.Spec = vs.Spec
+		s.Spec = &vs.Spec
 		return s
 	}
 	b.declare(t, declared("v1", 2))

@@ -64,7 +64,7 @@ func (r *Reconciler) watch() {
 	}
 	var want map[types.NamespacedName]*watched
 	for key, s := range r.inForce {
-		colour := r.ledger.Rollouts[key].Observed(&s.Spec)
+		colour := r.ledger.Rollouts[key].Observed(s.Spec)
 		if colour == "" || s.Spec.Switch.Observe.Connections != nil && !*s.Spec.Switch.Observe.Connections {
 			continue
 		}

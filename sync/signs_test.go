@@ -43,9 +43,9 @@ func (c *conntrack) count() int {
 func observedServer(active string, v2 int) endpoints.Server {
 	s := server(active, map[string]int{"v1": 2, "v2": v2})
 	s.Spec.Switch.Observe = &v1alpha1.Observe{}
-	vs := v1alpha1.VirtualServer{Spec: s.Spec}
+	vs := v1alpha1.VirtualServer{Spec: *s.Spec}
 	v1alpha1.Default(&vs)
-	s.Spec = vs.Spec
+	s.Spec = &vs.Spec
 	return s
 }
 

@@ -31,7 +31,7 @@ func (h manifestHome) load() ([]*declared, error) {
 	for i := range snap.Servers {
 		s := &snap.Servers[i]
 		out = append(out, &declared{
-			key: s.Key, spec: &s.Spec, state: ledger.Rollouts[s.Key], colours: sync.Counts(s), refused: s.Refused, digest: s.Digest,
+			key: s.Key, spec: s.Spec, state: ledger.Rollouts[s.Key], colours: sync.Counts(s), refused: s.Refused, digest: s.Digest,
 		})
 	}
 	return out, nil

@@ -176,7 +176,7 @@ func (p *manifestPlace) stop() { p.daemon.stop() }
 func (p *manifestPlace) spec() v1alpha1.VirtualServerSpec {
 	snap, err := endpoints.Load(p.dir, p.state)
 	require.NoError(p.t, err)
-	return snap.Servers[0].Spec
+	return *snap.Servers[0].Spec
 }
 
 func (p *manifestPlace) status() v1alpha1.VirtualServerStatus {
@@ -282,7 +282,7 @@ func (s *objectSource) Run(ctx context.Context) error {
 func (s *objectSource) look() {
 	vs := s.of.object()
 	server := endpoints.Server{
-		Key: types.NamespacedName{Namespace: "default", Name: "myapp"}, Spec: vs.Spec, UID: vs.UID, Generation: vs.Generation,
+		Key: types.NamespacedName{Namespace: "default", Name: "myapp"}, Spec: &vs.Spec, UID: vs.UID, Generation: vs.Generation,
 		Digest: fmt.Sprintf("%s/%d", vs.UID, vs.Generation),
 	}
 	if v := &vs.Status; v.Active != "" {

@@ -224,7 +224,7 @@ func (s *settings) specs() map[types.NamespacedName]*v1alpha1.VirtualServerSpec 
 	}
 	out := map[types.NamespacedName]*v1alpha1.VirtualServerSpec{}
 	for i := range snap.Servers {
-		out[snap.Servers[i].Key] = &snap.Servers[i].Spec
+		out[snap.Servers[i].Key] = snap.Servers[i].Spec
 	}
 	return out
 }

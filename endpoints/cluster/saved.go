@@ -74,6 +74,11 @@ func (d *saved) load() error {
 	if err := decoder.Decode(&snap.Servers); err != nil {
 		return fmt.Errorf("reading the last known state from %s: %w", d.path, err)
 	}
+	for i := range snap.Servers {
+		if s := &snap.Servers[i]; s.Spec == nil {
+			return fmt.Errorf("reading the last known state from %s: VirtualServer %s has no Spec", d.path, s.Key)
+		}
+	}
 	d.loaded, d.loadedOf, d.onDisk = snap, st.Saved, sha256.Sum256(st.Servers)
 	return nil
 }

@@ -29,7 +29,7 @@ func drawServer(rt *rapid.T) endpoints.Server {
 	v1alpha1.Default(vs)
 	s := endpoints.Server{
 		Key:  types.NamespacedName{Namespace: "default", Name: rapid.StringMatching(`[a-z]{1,8}`).Draw(rt, "name")},
-		Spec: vs.Spec, Digest: "u/3", Generation: 3, UID: "u",
+		Spec: &vs.Spec, Digest: "u/3", Generation: 3, UID: "u",
 	}
 	if rapid.Bool().Draw(rt, "refused") {
 		s.Refused = &endpoints.Refusal{Reason: "R", Message: "a \"message\" & more"}
@@ -83,6 +83,14 @@ func TestSavedFormat(t *testing.T) {
 	assert.JSONEq(t, string(want), string(got))
 }
 
+// TestSavedWithoutSpec: what somebody has been at is no state.
+func TestSavedWithoutSpec(t *testing.T) {
+	d := newSaved(filepath.Join(t.TempDir(), stateFile))
+	require.NoError(t, os.WriteFile(d.path, []byte(`{"version":1,"servers":[{"Key":{"Namespace":"default","Name":"myapp"},"Spec":null}]}`), 0o600))
+	require.ErrorContains(t, d.load(), "VirtualServer default/myapp has no Spec")
+	require.Nil(t, d.loaded)
+}
+
 // TestSavedSeldom: many Snapshots are few writes, and the last is one of them.
 func TestSavedSeldom(t *testing.T) {
 	t.Parallel()
@@ -94,7 +102,7 @@ func TestSavedSeldom(t *testing.T) {
 	go func() { d.keep(ctx, endpoints.NewPublisher(log)); close(done) }()
 	writes, last := 0, ""
 	for i := range 200 {
-		d.next(&endpoints.Snapshot{Servers: []endpoints.Server{{Generation: int64(i)}}})
+		d.next(&endpoints.Snapshot{Servers: []endpoints.Server{{Spec: &v1alpha1.VirtualServerSpec{}, Generation: int64(i)}}})
 		time.Sleep(10 * time.Millisecond)
 		if data, err := os.ReadFile(path); err == nil && string(data) != last {
 			last = string(data)

@@ -93,7 +93,7 @@ func (a *aggregation) roll(outside Outside, now time.Time) {
 			state.Active = serving // where nodes were found to be: a status that was lost
 		}
 	}
-	in := rollout.Input{Now: now, Spec: &s.Spec, Colours: sync.Counts(s), Answers: outside.Answers, Query: outside.Query}
+	in := rollout.Input{Now: now, Spec: s.Spec, Colours: sync.Counts(s), Answers: outside.Answers, Query: outside.Query}
 	for i := range a.live {
 		in.Nodes = append(in.Nodes, nodeOf(&a.live[i]))
 	}
@@ -168,7 +168,7 @@ func (a *aggregation) refusal() *endpoints.Refusal {
 	}
 	declared := a.vs.DeepCopy()
 	v1alpha1.Default(declared)
-	if !equality.Semantic.DeepEqual(a.server.Spec, declared.Spec) {
+	if !equality.Semantic.DeepEqual(a.server.Spec, &declared.Spec) {
 		return nil // of an older declaration
 	}
 	return a.server.Refused

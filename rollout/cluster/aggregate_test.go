@@ -30,7 +30,7 @@ func server(name, active string, generation int64) *v1alpha1.VirtualServer {
 
 // resolved is the VirtualServer in a snapshot, with that many endpoints of each colour, all ready.
 func resolved(vs *v1alpha1.VirtualServer, counts map[string]int) *endpoints.Server {
-	s := &endpoints.Server{Key: types.NamespacedName{Namespace: vs.Namespace, Name: vs.Name}, Spec: vs.Spec, UID: vs.UID, Generation: vs.Generation}
+	s := &endpoints.Server{Key: types.NamespacedName{Namespace: vs.Namespace, Name: vs.Name}, Spec: vs.Spec.DeepCopy(), UID: vs.UID, Generation: vs.Generation}
 	port := endpoints.Port{Protocol: corev1.ProtocolTCP}
 	for c, n := range counts {
 		for range n {
@@ -256,7 +256,7 @@ func TestOlderSnapshotDecidesNothing(t *testing.T) {
 // The coordinator's snapshot refuses before any node has told, and only the declaration as it is.
 func TestSnapshotRefuses(t *testing.T) {
 	vs := server("myapp", "v1", 1)
-	refused := &endpoints.Server{Spec: vs.Spec, Refused: &endpoints.Refusal{Reason: "ServiceNotFound", Message: "create it"}}
+	refused := &endpoints.Server{Spec: vs.Spec.DeepCopy(), Refused: &endpoints.Refusal{Reason: "ServiceNotFound", Message: "create it"}}
 	got, _ := Aggregate(vs, refused, []Node{{Name: "a"}}, nil, Outside{}, noon)
 	c := meta.FindStatusCondition(got.Conditions, v1alpha1.ConditionAccepted)
 	require.Equal(t, []string{"False", "ServiceNotFound", "create it"}, []string{string(c.Status), c.Reason, c.Message})
@@ -338,7 +338,7 @@ func TestAggregateProperties(t *testing.T) {
 			var s *endpoints.Server
 			switch rapid.IntRange(0, 3).Draw(t, "snapshot") {
 			case 0:
-				s = &endpoints.Server{Spec: vs.Spec, Refused: &endpoints.Refusal{Reason: "PortTaken", Message: "m"}}
+				s = &endpoints.Server{Spec: vs.Spec.DeepCopy(), Refused: &endpoints.Refusal{Reason: "PortTaken", Message: "m"}}
 			case 1, 2:
 				s = resolved(vs, map[string]int{"v1": rapid.IntRange(0, 1).Draw(t, "v1"), "v2": 1})
 			}

@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -58,12 +59,12 @@ func (t *term) run(ctx context.Context) {
 	defer group.Wait()
 	defer t.queue.ShutDown()
 	var synced []cache.InformerSynced
-	texts := texts{}
+	common := common{}
 	inform := func(from cache.ListerWatcher, object runtime.Object, put func(any), gone func(any)) cache.Store {
 		store, informer := cache.NewInformerWithOptions(cache.InformerOptions{
 			ListerWatcher: from, ObjectType: object, Transform: func(o any) (any, error) {
 				if vs, ok := o.(*v1alpha1.VirtualServer); ok {
-					texts.share(&vs.Status)
+					common.share(vs)
 				}
 				return withoutManagedFields(o)
 			},
@@ -243,7 +244,7 @@ func (t *term) write(ctx context.Context, key types.NamespacedName) error {
 func (t *term) want(key types.NamespacedName, wants rollout.Wants, server *endpoints.Server, status *v1alpha1.VirtualServerStatus, now time.Time) {
 	due := wants.Due
 	if server != nil {
-		if next := t.calls.Want(key, wants, &server.Spec, status); due.IsZero() || !next.IsZero() && next.Before(due) {
+		if next := t.calls.Want(key, wants, server.Spec, status); due.IsZero() || !next.IsZero() && next.Before(due) {
 			due = next
 		}
 	}
@@ -271,32 +272,56 @@ func keyOfServer(vs *v1alpha1.VirtualServer) types.NamespacedName {
 	return types.NamespacedName{Namespace: vs.Namespace, Name: vs.Name}
 }
 
-// texts has what conditions say once in memory, where a thousand VirtualServers say the same. It belongs to the one goroutine that
-// takes VirtualServers in.
-type texts map[string]string
+// common has once in memory what many VirtualServers have in common, of which there may be thousands. It belongs to the one
+// goroutine that takes them in. Nobody changes what is taken in.
+type common struct {
+	texts map[string]string // of conditions
+	last  *v1alpha1.VirtualServer
+}
 
 const maxTexts = 1 << 12
 
-// share puts the texts of a status that was just decoded in place of its own, and leaves no room in its lists.
-func (t texts) share(s *v1alpha1.VirtualServerStatus) {
-	if len(t) > maxTexts {
-		clear(t)
+// share puts what is known in the place of what was just decoded, and leaves no room in lists. Most that come together have
+// the same spec beside the Service, and conditions of one second.
+func (c *common) share(vs *v1alpha1.VirtualServer) {
+	// All that is sent to an API server with a status, and counts there, is which object it is for.
+	vs.Annotations, vs.Labels, vs.OwnerReferences, vs.Finalizers = nil, nil, nil, nil
+	if len(c.texts) > maxTexts || c.texts == nil {
+		c.texts = map[string]string{}
 	}
 	one := func(s *string) {
-		if known, ok := t[*s]; ok {
+		if known, ok := c.texts[*s]; ok {
 			*s = known
 		} else {
-			t[*s] = *s
+			c.texts[*s] = *s
 		}
 	}
+	s := &vs.Status
 	for i := range s.Conditions {
-		c := &s.Conditions[i]
-		one(&c.Type)
-		one((*string)(&c.Status))
-		one(&c.Reason)
-		one(&c.Message)
+		condition := &s.Conditions[i]
+		one(&condition.Type)
+		one((*string)(&condition.Status))
+		one(&condition.Reason)
+		one(&condition.Message)
 	}
-	s.Conditions, s.Colours, s.History = slices.Clone(s.Conditions), slices.Clone(s.Colours), slices.Clone(s.History)
+	if c.last == nil {
+		c.last = &v1alpha1.VirtualServer{}
+	}
+	s.Conditions, s.Colours = shareList(s.Conditions, c.last.Status.Conditions), shareList(s.Colours, c.last.Status.Colours)
+	s.History = slices.Clone(s.History)
+	spec := c.last.Spec
+	if spec.Service = vs.Spec.Service; reflect.DeepEqual(spec, vs.Spec) {
+		vs.Spec = spec
+	}
+	c.last = vs
+}
+
+// shareList is the known list, or else the new one without room.
+func shareList[T comparable](list, known []T) []T {
+	if slices.Equal(list, known) {
+		return known
+	}
+	return slices.Clone(list)
 }
 
 // withoutManagedFields drops who set which field, often the larger part of an object, which nobody
