@@ -50,10 +50,15 @@ type observed struct {
 	probe   *v1alpha1.ProbeReport
 	signs   []v1alpha1.Sign
 
-	status ServerStatus
+	status *ServerStatus
 	text   []byte // of status; nil: not made yet
-	was    []byte // the text before, until then
+
+	// The status before and its text, until then. If nothing differs they stay: who was told of them has them.
+	wasStatus *ServerStatus
+	wasText   []byte
 }
+
+func (o *observed) remember(before *observed) { o.wasStatus, o.wasText = before.status, before.text }
 
 // sameBut says whether both are made of the same, beside what the kernel holds.
 func (o *observed) sameBut(n *observed) bool {
@@ -93,9 +98,7 @@ func (r *Reconciler) observe(seen observation, passErr error) *Status {
 	all = r.observeGone(all, services)
 	slices.SortFunc(all, func(a, b *observed) int { return compareNames(a.key, b.key) })
 	r.status.keep(all)
-	for _, o := range all {
-		status.Servers = append(status.Servers, &o.status)
-	}
+	status.Servers = r.status.servers()
 	return status
 }
 
@@ -151,7 +154,7 @@ func (r *Reconciler) madeOf(seen observation, passErr error, again map[types.Nam
 		}
 		made := new(observed) // not now itself, which nearly always ends here
 		if *made = now; before != nil {
-			made.was, made.status.Status.Conditions = before.text, slices.Clone(before.status.Status.Conditions)
+			made.remember(before)
 		}
 		all = append(all, made)
 	}
@@ -182,11 +185,11 @@ func (r *Reconciler) observeGone(all []*observed, services map[types.NamespacedN
 	}
 	for owner, of := range services {
 		if !declared[owner] {
-			gone := &observed{key: owner, status: ServerStatus{Namespace: owner.Namespace, Name: owner.Name}}
+			gone := &observed{key: owner, status: &ServerStatus{Namespace: owner.Namespace, Name: owner.Name}}
 			if before := r.status.byKey[owner]; before != nil {
-				gone.was = before.text
+				gone.remember(before)
 			}
-			r.observeKernel(&gone.status, of)
+			r.observeKernel(gone.status, of)
 			all = append(all, gone)
 		}
 	}
@@ -207,19 +210,32 @@ func (s *statusStore) keep(all []*observed) {
 	}
 }
 
+func (s *statusStore) servers() []*ServerStatus {
+	out := make([]*ServerStatus, len(s.all))
+	for i, o := range s.all {
+		out[i] = o.status
+	}
+	return out
+}
+
 // save writes the status when its text differs from the last one, and tells of it.
 func (s *statusStore) save(status *Status) error {
 	for _, o := range s.all {
 		if o.text != nil {
 			continue
 		}
-		text, err := json.Marshal(&o.status)
+		text, err := json.Marshal(o.status)
 		if err != nil {
 			return fmt.Errorf("writing the status: %w", err)
 		}
-		s.stale = s.stale || !bytes.Equal(text, o.was)
-		o.text, o.was = text, nil
+		if bytes.Equal(text, o.wasText) {
+			o.status, o.text = o.wasStatus, o.wasText
+		} else {
+			o.text, s.stale = text, true
+		}
+		o.wasStatus, o.wasText = nil, nil
 	}
+	status.Servers = s.servers()
 	head := *status
 	head.Servers = nil
 	last, err := json.Marshal(&head)

@@ -54,6 +54,14 @@ func TestStatusInSteps(t *testing.T) {
 	b.declare(t, changed, other)
 	require.Equal(t, before, told, "nothing changed")
 
+	// What is made anew and says the same is in memory once, as it was told.
+	was := b.status.byKey[other.Key]
+	b.status.whole = time.Time{}
+	b.declare(t, changed, other)
+	now := b.status.byKey[other.Key]
+	require.NotSame(t, was, now)
+	require.Same(t, was.status, now.status)
+
 	// One that is declared no more stays while it drains, and the other is not affected.
 	status = b.declare(t, changed)
 	requireWholeStatus(t, b)

@@ -119,7 +119,7 @@ func (r *Reconciler) rolloutInput(s *endpoints.Server, now time.Time) rollout.In
 	if o == nil {
 		return in
 	}
-	self, of := &in.Nodes[0], &o.status
+	self, of := &in.Nodes[0], o.status
 	self.Decision, self.Staged, self.Weight, self.Probe, self.Signs = of.Decision, of.Staged, of.Weight, r.probed(s.Key, o.state, s.Spec), of.Signs
 	if of.Verified {
 		self.Serving = of.Status.Active

@@ -116,18 +116,20 @@ func LoadStatus(stateDir string) (*Status, error) {
 	return &s, nil
 }
 
-// observeServer makes the status of one server of what it is made of; its conditions are those of before yet.
-func (r *Reconciler) observeServer(of *observed, services []*ipvs.ServiceInfo) ServerStatus {
+// observeServer makes the status of one server of what it is made of.
+func (r *Reconciler) observeServer(of *observed, services []*ipvs.ServiceInfo) *ServerStatus {
 	s, state := of.server, of.state
-	out := ServerStatus{
+	out := &ServerStatus{
 		Namespace: s.Key.Namespace, Name: s.Key.Name, Digest: s.Digest, Generation: s.Generation, Declared: s.Spec.Active,
 	}
 	state.Into(&out.Status)
 	out.Decision, out.Probe, out.Signs = state.Decision, of.probe, of.signs
 	out.Status.Colours = Colours(s)
 	out.Status.Nodes = v1alpha1.NodesStatus{Total: 1}
-	out.Status.Conditions = of.status.Status.Conditions
-	r.observeKernel(&out, services)
+	if before := of.wasStatus; before != nil {
+		out.Status.Conditions = slices.Clone(before.Status.Conditions)
+	}
+	r.observeKernel(out, services)
 	out.Verified = s.Refused == nil && !of.failed && of.trouble == "" && !of.pending
 	out.Steering, out.SteeringReason, out.Staged = string(v1alpha1.SteeringAddress), of.keyed.why, of.keyed.staged
 	if of.keyed.marked {
@@ -142,7 +144,7 @@ func (r *Reconciler) observeServer(of *observed, services []*ipvs.ServiceInfo) S
 	if out.Verified && out.Staged == state.Candidate {
 		out.Status.Nodes.Staged = 1
 	}
-	r.setConditions(&out, of)
+	r.setConditions(out, of)
 	return out
 }
 
