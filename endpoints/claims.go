@@ -93,7 +93,11 @@ func held(previous *Snapshot) (map[claim]types.NamespacedName, map[types.Namespa
 
 // claims are those of a server that is not refused; the Service first, the preview last.
 func claims(s *Server) []claim {
-	out := make([]claim, 1, 4)
+	size := 1
+	for i := range s.Ports {
+		size += len(s.Ports[i].Ways)
+	}
+	out := make([]claim, 1, size) // it is kept
 	out[0] = claim{service: serviceOf(s)}
 	for _, p := range s.Ports {
 		node := false

@@ -88,7 +88,7 @@ func (d *deriving) assemble(in Input) Target {
 	t := Target{
 		Servers:  make(map[ipvs.Key]*VirtualServer, len(in.Snapshot.Servers)),
 		ByOwner:  make(map[types.NamespacedName][]ipvs.Key, len(in.Snapshot.Servers)),
-		Rollouts: make(map[types.NamespacedName]serving, len(in.Snapshot.Servers)),
+		Rollouts: make(map[types.NamespacedName]*serving, len(in.Snapshot.Servers)),
 		Held:     map[types.NamespacedName]bool{},
 		Problems: map[types.NamespacedName][]string{},
 		Masquerade: nft.Ruleset{
@@ -101,7 +101,7 @@ func (d *deriving) assemble(in Input) Target {
 			t.Held[p.of.Key] = true
 		}
 		if p.of.Refused == nil {
-			t.Rollouts[p.of.Key] = p.now
+			t.Rollouts[p.of.Key] = &p.now
 		}
 		t.Coming = append(t.Coming, p.coming...)
 		for _, v := range p.wanted {
@@ -141,7 +141,7 @@ func exchange(t Target, changed [][2]*part) Target {
 	t.Servers, t.Rollouts = maps.Clone(t.Servers), maps.Clone(t.Rollouts)
 	for _, c := range changed {
 		if c[1].of.Refused == nil {
-			t.Rollouts[c[1].of.Key] = c[1].now
+			t.Rollouts[c[1].of.Key] = &c[1].now
 		} else {
 			delete(t.Rollouts, c[1].of.Key)
 		}

@@ -22,7 +22,7 @@ type Target struct {
 	// ByOwner are the keys of Servers by VirtualServer, sorted.
 	ByOwner map[types.NamespacedName][]ipvs.Key
 	// Rollouts is what each VirtualServer's new connections go to, and what is staged.
-	Rollouts map[types.NamespacedName]serving
+	Rollouts map[types.NamespacedName]*serving
 	// Masquerade is the desired content of our nftables table.
 	Masquerade nft.Ruleset
 	// Addresses are those that the dummy device should hold where no interface does, sorted.

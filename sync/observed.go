@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/pointsman/pointsman/api/v1alpha1"
@@ -90,9 +91,18 @@ func (r *Reconciler) observe(seen observation, passErr error) *Status {
 	again := r.lookAgain(seen.looked)
 	all := r.madeOf(seen, passErr, again)
 	services := r.servicesOf(all)
+	now := metav1.NewTime(time.Now().UTC().Truncate(time.Second)) // as it is written, too
+	var last []metav1.Condition
 	for _, o := range all {
 		if o.text == nil {
-			o.status = r.observeServer(o, services[o.key])
+			o.status = r.observeServer(o, services[o.key], now)
+			// Most have the same, and they are kept.
+			if of := &o.status.Status; slices.Equal(of.Conditions, last) {
+				of.Conditions = last
+			} else {
+				of.Conditions = slices.Clip(of.Conditions)
+				last = of.Conditions
+			}
 		}
 	}
 	all = r.observeGone(all, services)

@@ -74,17 +74,19 @@ func (c Conflict) Error() string {
 
 // planServer appends the ops for a virtual server that is to be; h is nil where it is not there yet.
 func planServer(ops []ipvs.Op, want *VirtualServer, h *ipvs.ServiceInfo, owned *Owned, now time.Time) []ipvs.Op {
-	have := map[ipvs.RealKey]*ipvs.RealInfo{}
-	switch {
-	case h == nil:
+	if h == nil {
 		ops = append(ops, ipvs.Op{Verb: ipvs.AddService, Service: want.Service})
-	case h.Service != want.Service:
+		for _, r := range want.Reals {
+			ops = append(ops, ipvs.Op{Verb: ipvs.AddReal, Service: want.Service, Real: r})
+		}
+		return ops
+	}
+	if h.Service != want.Service {
 		ops = append(ops, ipvs.Op{Verb: ipvs.EditService, Service: want.Service})
 	}
-	if h != nil {
-		for i := range h.Reals {
-			have[h.Reals[i].RealKey] = &h.Reals[i]
-		}
+	have := make(map[ipvs.RealKey]*ipvs.RealInfo, len(h.Reals))
+	for i := range h.Reals {
+		have[h.Reals[i].RealKey] = &h.Reals[i]
 	}
 	for _, r := range want.Reals {
 		switch there := have[r.RealKey]; {
@@ -94,9 +96,6 @@ func planServer(ops []ipvs.Op, want *VirtualServer, h *ipvs.ServiceInfo, owned *
 			ops = append(ops, ipvs.Op{Verb: ipvs.EditReal, Service: want.Service, Real: r})
 		}
 		delete(have, r.RealKey)
-	}
-	if h == nil {
-		return ops
 	}
 	return planDrain(ops, want.Service, h.Reals, have, owned, now)
 }

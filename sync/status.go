@@ -117,7 +117,7 @@ func LoadStatus(stateDir string) (*Status, error) {
 }
 
 // observeServer makes the status of one server of what it is made of.
-func (r *Reconciler) observeServer(of *observed, services []*ipvs.ServiceInfo) *ServerStatus {
+func (r *Reconciler) observeServer(of *observed, services []*ipvs.ServiceInfo, now metav1.Time) *ServerStatus {
 	s, state := of.server, of.state
 	out := &ServerStatus{
 		Namespace: s.Key.Namespace, Name: s.Key.Name, Digest: s.Digest, Generation: s.Generation, Declared: s.Spec.Active,
@@ -144,19 +144,19 @@ func (r *Reconciler) observeServer(of *observed, services []*ipvs.ServiceInfo) *
 	if out.Verified && out.Staged == state.Candidate {
 		out.Status.Nodes.Staged = 1
 	}
-	r.setConditions(out, of)
+	r.setConditions(out, of, now)
 	return out
 }
 
 // setConditions fills in the conditions, keeping the transition times of those that stay.
-func (r *Reconciler) setConditions(out *ServerStatus, of *observed) {
+func (r *Reconciler) setConditions(out *ServerStatus, of *observed, now metav1.Time) {
 	s, blocked, message := of.server, "", of.state.Message
 	if of.state.Active != s.Spec.Active && s.UID == "" { // in a cluster the coordinator says so
 		blocked = cmp.Or(of.state.Reason, string(of.state.Phase))
 		message = cmp.Or(message, of.state.Active+" is active, and "+s.Spec.Active+" is declared")
 	}
 	set := func(kind string, ok bool, reason, message string) {
-		c := metav1.Condition{Type: kind, Status: metav1.ConditionFalse, Reason: reason, Message: message}
+		c := metav1.Condition{Type: kind, Status: metav1.ConditionFalse, Reason: reason, Message: message, LastTransitionTime: now}
 		if ok {
 			c.Status = metav1.ConditionTrue
 		}

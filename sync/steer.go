@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
 
 	"github.com/pointsman/pointsman/api/v1alpha1"
 	"github.com/pointsman/pointsman/ipvs"
@@ -150,7 +151,7 @@ func compareSteers(a, b nft.Steer) int {
 
 // cross decides for one VirtualServer.
 func (r *Reconciler) cross(owner types.NamespacedName, have kernel, rules steered, given *givenMarks) *crossing {
-	now, keys := r.target.Rollouts[owner], r.switched(owner)
+	now, keys := ptr.Deref(r.target.Rollouts[owner], serving{}), r.switched(owner)
 	c := &crossing{}
 	c.marked, c.why = r.byMark(now.steering, have)
 	if have.noRules != nil {

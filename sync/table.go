@@ -177,7 +177,7 @@ func touchedBetween(a, b Target) *touched {
 	}
 	for owner, now := range b.Rollouts {
 		before := a.Rollouts[owner]
-		same := now.equal(before)
+		same := before != nil && now.equal(*before)
 		for _, key := range b.ByOwner[owner] {
 			if !same || now.aside() && a.Servers[key] != nil && !sameEndpoints(a.Servers[key].from, b.Servers[key].from) {
 				t.keys[key] = true
