@@ -102,7 +102,7 @@ func (c *Cluster) driveAll() (all []*traffic) {
 
 // calm is for how long nothing may be lost any more before a change of hands is called over. kube-proxy takes up to
 // 8 s to come to it here, software emulation on one processor.
-const calm = 12 * time.Second
+const calm = 9 * time.Second
 
 // lostLittle waits until nothing more is lost, ends the traffic and checks what was lost of it since a time: nothing
 // that was open, nothing by the node port of the node in ipvs mode, whose virtual server only changes its owner, and
