@@ -92,6 +92,9 @@ func TestKernelPrintedTable(t *testing.T) {
 		for _, v := range table {
 			require.Len(t, v.Real, 1)
 		}
+		read, err := n.Table()
+		require.NoError(t, err)
+		require.ElementsMatch(t, table, read)
 	}
 }
 

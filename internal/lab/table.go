@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -33,13 +34,32 @@ type RealServer struct {
 
 // Table reads the namespace's IPVS table from the file, which is right only as long as no other namespace
 // has virtual servers: where the kernel takes up the next piece of the file it goes on after the number of
-// those of all namespaces that it has passed, counted among those of this one, and so leaves some out.
+// those of all namespaces that it has passed, counted among those of this one, and so leaves some out. Where others have
+// some, one that was deleted and is not gone yet too, it is the printed table.
 func (n *Namespace) Table() (Table, error) {
 	text, err := n.ReadFile("/proc/net/ip_vs")
 	if err != nil {
 		return nil, err
 	}
-	return parseTable(text, 16)
+	t, err := parseTable(text, 16)
+	if err == nil && len(t) < servers() {
+		return n.PrintedTable()
+	}
+	return t, err
+}
+
+// servers counts the virtual servers of all namespaces: each uses the module of its scheduler.
+func servers() (all int) {
+	for _, scheduler := range []string{"rr", "wrr", "lc", "wlc", "sh", "mh", "dh", "fo", "ovf", "lblc", "lblcr", "sed", "nq", "twos"} {
+		text, err := os.ReadFile("/sys/module/ip_vs_" + scheduler + "/refcnt")
+		if err != nil {
+			continue // not loaded
+		}
+		if n, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil {
+			all += n
+		}
+	}
+	return all
 }
 
 // PrintedTable is the table as ipvsadm prints it, which shares no code with pointsman either. It costs a
