@@ -96,13 +96,11 @@ func (r *Reconciler) observe(seen observation, passErr error) *Status {
 	for _, o := range all {
 		if o.text == nil {
 			o.status = r.observeServer(o, services[o.key], now)
-			// Most have the same, and they are kept.
-			if of := &o.status.Status; slices.Equal(of.Conditions, last) {
-				of.Conditions = last
-			} else {
-				of.Conditions = slices.Clip(of.Conditions)
-				last = of.Conditions
+			of := &o.status.Status
+			if !slices.Equal(of.Conditions, last) { // most have the same, and they are kept
+				last = slices.Clip(of.Conditions)
 			}
+			of.Conditions = last
 		}
 	}
 	all = r.observeGone(all, services)
@@ -245,7 +243,6 @@ func (s *statusStore) save(status *Status) error {
 		}
 		o.wasStatus, o.wasText = nil, nil
 	}
-	status.Servers = s.servers()
 	head := *status
 	head.Servers = nil
 	last, err := json.Marshal(&head)
@@ -261,6 +258,7 @@ func (s *statusStore) save(status *Status) error {
 	}
 	s.last, s.stale = last, false
 	if s.told != nil {
+		status.Servers = s.servers() // some are those of before
 		s.told(status)
 	}
 	return nil

@@ -276,7 +276,11 @@ func keyOfServer(vs *v1alpha1.VirtualServer) types.NamespacedName {
 // goroutine that takes them in. Nobody changes what is taken in.
 type common struct {
 	texts map[string]string // of conditions
-	last  *v1alpha1.VirtualServer
+
+	// Of the last one.
+	spec       v1alpha1.VirtualServerSpec
+	conditions []metav1.Condition
+	colours    []v1alpha1.ColourStatus
 }
 
 const maxTexts = 1 << 12
@@ -304,16 +308,12 @@ func (c *common) share(vs *v1alpha1.VirtualServer) {
 		one(&condition.Reason)
 		one(&condition.Message)
 	}
-	if c.last == nil {
-		c.last = &v1alpha1.VirtualServer{}
+	c.conditions, c.colours = shareList(s.Conditions, c.conditions), shareList(s.Colours, c.colours)
+	s.Conditions, s.Colours, s.History = c.conditions, c.colours, slices.Clone(s.History)
+	if c.spec.Service = vs.Spec.Service; !reflect.DeepEqual(c.spec, vs.Spec) {
+		c.spec = vs.Spec
 	}
-	s.Conditions, s.Colours = shareList(s.Conditions, c.last.Status.Conditions), shareList(s.Colours, c.last.Status.Colours)
-	s.History = slices.Clone(s.History)
-	spec := c.last.Spec
-	if spec.Service = vs.Spec.Service; reflect.DeepEqual(spec, vs.Spec) {
-		vs.Spec = spec
-	}
-	c.last = vs
+	vs.Spec = c.spec
 }
 
 // shareList is the known list, or else the new one without room.
